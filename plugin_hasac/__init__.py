@@ -1,0 +1,3 @@
+"""HASAC for PyMARL-family frameworks."""
+
+__version__ = "0.1.0"

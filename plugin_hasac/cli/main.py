@@ -1,0 +1,75 @@
+"""The command ``hasac``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from plugin_hasac import __version__
+from plugin_hasac.errors import UserError
+
+DESCRIPTION = "HASAC (Heterogeneous-Agent Soft Actor-Critic) for PyMARL-family frameworks."
+EXAMPLES = """examples:
+  hasac run --config=hasac --env-config=simple_spread
+  hasac run --config=hasac --env-config=gymma with env_args.key=lbforaging:Foraging-8x8-2p-3f-v3 t_max=500000 seed=1
+  hasac run --config=qmix --env-config=simple_spread with seed=1
+  hasac configs
+  hasac options
+
+'run' is the default: 'hasac --config=…' is 'hasac run --config=…'.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(
+        "hasac", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("--version", action="version", version=f"hasac {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="train or evaluate an algorithm on an env",
+        description="Train or evaluate an algorithm on an env, through the host's own loop. Results land in ./results.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("--config", required=True, metavar="ALG", help="algorithm: hasac, a variant, or one of the host's")
+    run.add_argument("--env-config", required=True, metavar="ENV", help="env: one of the host's configs, or ours")
+    run.add_argument("--host", default="pymarlzooplus", help="framework that trains (default: %(default)s)")
+    run.add_argument("--verbose", action="store_true", help="the host's own console output instead of a progress bar")
+    run.add_argument("updates", nargs="*", metavar="with key=value …", help="config changes in sacred's syntax")
+
+    configs = commands.add_parser("configs", help="list the algorithms and envs that can be run")
+    configs.add_argument("--host", default="pymarlzooplus", help="framework (default: %(default)s)")
+
+    commands.add_parser("options", help="explain every hyper-parameter of HASAC")
+    return top
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; exits with 0, 1 (the run failed) or 2 (the input is wrong)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0].startswith(("--config", "--env-config", "--verbose", "--host")):
+        arguments.insert(0, "run")
+    options = parser().parse_args(arguments)
+    try:
+        if options.command == "run":
+            from plugin_hasac.cli.run import run
+
+            run(options.host, options.config, options.env_config, options.updates, verbose=options.verbose)
+        elif options.command == "configs":
+            from plugin_hasac.cli.listing import list_configs
+
+            list_configs(options.host)
+        else:
+            from plugin_hasac.cli.listing import list_options
+
+            list_options()
+    except UserError as error:
+        print(f"hasac: {error}", file=sys.stderr)
+        sys.exit(UserError.exit_code)
+    except KeyboardInterrupt:
+        print("hasac: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,173 @@
+"""``hasac run``: check the request, hand over to the host's loop, sum up."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from plugin_hasac.bench.curves import plot_learning_curve
+from plugin_hasac.cli.progress import Progress
+from plugin_hasac.config import HasacConfig, check_keys
+from plugin_hasac.errors import UserError, did_you_mean
+from plugin_hasac.hosts import find_host
+from plugin_hasac.hosts.base import Host, merged, read_yaml
+
+LEARNER = "hasac_learner"
+
+
+def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: bool) -> None:
+    """Train or evaluate.
+
+    Args:
+        host_name: the framework that trains.
+        alg, env: names of configs.
+        updates: ``with key=value …`` in sacred's syntax.
+        verbose: leave the console to the host instead of showing a progress bar.
+
+    Raises:
+        UserError: if anything that was asked for does not exist or cannot be.
+        SystemExit: with code 1 if the run fails.
+    """
+    host = find_host(host_name)
+    params = [f"--config={host.host_argument('algs', alg)}", f"--env-config={host.host_argument('envs', env)}"]
+    config = check(host, alg, env, updates)
+    if updates:
+        params += updates if updates[0] == "with" else ["with", *updates]
+    if verbose:
+        with _clear_failures(None):
+            host.launch(params, None)
+        return
+    with _host_console() as (terminal, log):
+        with _clear_failures(log), Progress(terminal, config) as progress:
+            host.launch(params, progress)
+        summary(host, config, progress, terminal)
+
+
+def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, Any]:
+    """Put the whole config together as the host will, and refuse what cannot work.
+
+    Returns:
+        The merged config.
+
+    Raises:
+        UserError: for an unknown config, key or env, or an impossible value.
+    """
+    from sacred.arg_parser import get_config_updates
+
+    env_values = read_yaml(host.config_path("envs", env))
+    alg_values = read_yaml(host.config_path("algs", alg))
+    config = merged(merged(host.defaults, env_values), alg_values)
+    ours = config.get("learner") == LEARNER
+    known = set(config) | host.keys_read_in_code | {"seed"}
+    if ours:
+        known |= set(HasacConfig.__dataclass_fields__)
+        check_keys(alg_values, known, f"in {host.config_path('algs', alg)}")
+    words = [word for word in updates if word != "with"]
+    for word in words:
+        if "=" not in word and not Path(word).is_file():
+            raise UserError(f"'{word}' is not understood; expected key=value after 'with'.")
+    changes, _files = get_config_updates(words)
+    check_keys(changes, known, "after 'with'")
+    config = merged(config, changes)
+    if config.get("env") not in host.env_names():
+        name = str(config.get("env"))
+        raise UserError(
+            f"env '{name}' is not in the host's registry.{did_you_mean(name, host.env_names())} "
+            f"Expected one of: {', '.join(sorted(host.env_names()))}."
+        )
+    env_args = config.get("env_args") or {}
+    if env_args.get("map_name") is None and env_args.get("key") is None:
+        raise UserError(f"--env-config {env} leaves open which task: add 'with env_args.key=…' (for example mpe:SimpleSpread-3-v0).")
+    for key in ("t_max", "batch_size_run", "test_interval", "test_nepisode"):
+        if not isinstance(config[key], (int, float)) or config[key] <= 0:
+            raise UserError(f"{key}: {config[key]!r} is not a positive number.")
+    checkpoint = config.get("checkpoint_path")
+    if checkpoint and not (Path(checkpoint).is_dir() and any(p.name.isdigit() for p in Path(checkpoint).iterdir())):
+        raise UserError(f"checkpoint_path: {checkpoint} is not a 'models' folder of an earlier run (with one folder per step).")
+    if ours:
+        HasacConfig.from_mapping(config)
+    return config
+
+
+def summary(host: Host, config: dict[str, Any], progress: Progress, terminal: IO[str]) -> None:
+    """Print where the results are and how the run ended."""
+    folder = host.run_folder
+    if folder is None:
+        return
+    lines = []
+    if progress.tests:
+        t_env, value = progress.tests[-1]
+        lines.append(f"final test return  {value:.2f}  (greedy, {config['test_nepisode']} episodes, at step {t_env:,})")
+    if len(progress.tests) > 1:
+        figure = folder / "learning_curve.png"
+        plot_learning_curve(progress.tests, f"{config['name']} on {task_name(config)}", figure)
+        lines.append(f"learning curve     {figure}")
+    lines.append(f"sacred logs        {folder}")
+    print("\n".join(lines), file=terminal)
+
+
+def task_name(config: dict[str, Any]) -> str:
+    """The name by which hosts sort a task's results."""
+    env_args = config["env_args"]
+    return str(env_args.get("map_name") or env_args.get("key"))
+
+
+@contextmanager
+def _host_console() -> Iterator[tuple[IO[str], Path]]:
+    """Send all that the host and its workers print to a file (sacred keeps its own copy), and yield the terminal.
+
+    Works on file descriptors, since hosts have sacred capture them and env processes inherit them.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    descriptor, name = tempfile.mkstemp(prefix="hasac-", suffix=".log")
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    try:
+        with os.fdopen(os.dup(saved[1]), "w", buffering=1) as terminal:
+            yield terminal, Path(name)
+            os.unlink(name)  # only when all went well
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for target, descriptor_saved in zip((1, 2), saved):
+            os.dup2(descriptor_saved, target)
+            os.close(descriptor_saved)
+        os.close(descriptor)
+
+
+@contextmanager
+def _clear_failures(log: Path | None) -> Iterator[None]:
+    """Turn what escapes from the host into one line.
+
+    Hosts wrap exceptions, and sacred turns them into ``SystemExit``; the original is found along the chain.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        chain: list[BaseException] = []
+        link: BaseException | None = error
+        while link is not None and link not in chain:
+            chain.append(link)
+            link = link.__cause__ or link.__context__
+        for exception in chain:
+            if isinstance(exception, UserError):
+                raise exception from None
+        if isinstance(error, SystemExit) and not error.code:
+            return
+        if log is None:
+            raise
+        origin = chain[-1]
+        print(
+            f"hasac: the run failed with {type(origin).__name__}: {' '.join(str(origin).split())} (console output: {log})",
+            file=sys.__stderr__,
+        )
+        raise SystemExit(1) from None

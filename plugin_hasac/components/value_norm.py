@@ -1,0 +1,70 @@
+"""Normalisation of the critics' regression targets that keeps what the critics say (PopArt, van Hasselt et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from plugin_hasac.modules.critics import TwinCritic
+
+MIN_STD = 1e-2  # of the targets, in reward units: keeps near-constant targets from being blown up into noise
+
+
+class ValueNorm:
+    """Running mean and standard deviation of the soft targets, in reward units.
+
+    Critics regress ``(y - mean) / std``. Whenever the statistics move, the last layers of the critics are rescaled so that
+    the *denormalised* Q of every state and action stays exactly what it was; actors and targets only see denormalised
+    values, on the same scale as the entropy terms.
+
+    Args:
+        enabled: with ``False`` mean 0 and standard deviation 1 for ever.
+        critics: the networks to rescale (online and target).
+        decay: of the running moments, per update.
+        device: where the statistics live.
+    """
+
+    def __init__(self, enabled: bool, critics: Sequence[TwinCritic], *, decay: float, device: torch.device) -> None:
+        self.enabled = enabled
+        self.critics = critics
+        self.decay = decay
+        # Zero-debiased running moments: weight, first and second moment, all in float64 against cancellation.
+        self.moments = torch.zeros(3, dtype=torch.float64, device=device)
+        self.mean = torch.zeros((), device=device)
+        self.std = torch.ones((), device=device)
+
+    def normalize(self, values: Tensor) -> Tensor:
+        """Reward units to the critics' output units."""
+        return (values - self.mean) / self.std
+
+    def denormalize(self, outputs: Tensor) -> Tensor:
+        """The critics' output units to reward units."""
+        return outputs * self.std + self.mean
+
+    @torch.no_grad()
+    def update(self, targets: Tensor) -> None:
+        """Take in a batch of targets ``(batch,)`` and rescale the critics accordingly."""
+        if not self.enabled:
+            return
+        targets = targets.double()
+        batch = torch.stack([targets.new_ones(()), targets.mean(), targets.square().mean()])
+        self.moments.lerp_(batch, 1.0 - self.decay)
+        weight, first, second = self.moments
+        mean = first / weight
+        std = (second / weight - mean.square()).clamp_min(MIN_STD**2).sqrt()
+        scale, shift = self.std / std, (self.mean - mean) / std
+        for critic in self.critics:
+            critic.rescale_output(scale.float(), shift.float())
+        self.mean, self.std = mean.float(), std.float()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return {"moments": self.moments.clone(), "mean": self.mean.clone(), "std": self.std.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy the statistics (the checkpoint's critics already fit them)."""
+        self.moments.copy_(state["moments"])
+        self.mean = state["mean"].to(self.mean.device)
+        self.std = state["std"].to(self.std.device)

@@ -1,0 +1,221 @@
+"""HASAC itself: the update of Liu et al. (ICLR 2024), Algorithm 2, with torch alone and no host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plugin_hasac.components.replay import TransitionBatch
+from plugin_hasac.components.task import Task
+from plugin_hasac.components.temperatures import Temperatures
+from plugin_hasac.components.value_norm import ValueNorm
+from plugin_hasac.config import HasacConfig
+from plugin_hasac.modules.critics import TwinCritic
+from plugin_hasac.modules.policies import CategoricalPolicies, entropy, gumbel_softmax, sample
+
+Metrics = dict[str, Tensor]
+
+
+class Hasac:
+    """Policies, soft critics and temperatures of one task, and one step of learning.
+
+    Args:
+        task: shapes.
+        config: hyper-parameters.
+        device: where everything lives.
+        seed: of the initial weights, the action samples and the agent order.
+    """
+
+    def __init__(self, task: Task, config: HasacConfig, device: torch.device, seed: int) -> None:
+        self.task, self.config, self.device = task, config, device
+        init = torch.Generator().manual_seed(seed)
+        shape = {"hidden_sizes": config.hidden_sizes, "activation": config.activation}
+        shape |= {"device": device, "generator": init}
+        self.policies = CategoricalPolicies(
+            task, normalize_input=config.use_feature_normalization, share_param=config.share_param, **shape
+        )
+        self.critic, self.target_critic = TwinCritic(task, **shape), TwinCritic(task, **shape)
+        self.target_critic.copy_from(self.critic)
+        self.value_norm = ValueNorm(
+            config.use_valuenorm, [self.critic, self.target_critic], decay=config.valuenorm_decay, device=device
+        )
+        self.temperatures = Temperatures(
+            config.initial_alphas(task.n_agents),
+            auto=config.auto_alpha,
+            lr=config.alpha_lr,
+            target=config.target_entropy_nats,
+            fraction=config.target_entropy_fraction,
+            device=device,
+        )
+        self.critic_optimizer = torch.optim.Adam(self.critic.params, lr=config.critic_lr, fused=True)
+        n_networks = 1 if config.share_param else task.n_agents
+        self.actor_optimizers = [
+            torch.optim.Adam(self.policies.parameters(agent), lr=config.lr, fused=True) for agent in range(n_networks)
+        ]
+        self.generator = torch.Generator(device).manual_seed(seed)  # action samples of the update
+        self.order_generator = torch.Generator().manual_seed(seed)
+
+    # ---------------------------------------------------------------- Algorithm 2
+
+    def update(self, batch: TransitionBatch) -> Metrics:
+        """One gradient step of the critics, then one of each agent in turn, then the target networks."""
+        metrics = self.update_critic(batch)
+        metrics |= self.update_actors(batch)
+        self.target_critic.polyak_from(self.critic, self.config.polyak)
+        return metrics
+
+    @torch.no_grad()
+    def soft_target(self, batch: TransitionBatch) -> Tensor:
+        """y = R_k' + gamma^k' (1 - terminated) [min_j Q_j(s', a') - sum_i alpha_i log pi_i(a'_i | o'_i)], ``(batch,)``."""
+        log_probs = self.policies.log_probs(batch.next_obs, batch.next_avail)
+        actions = sample(log_probs, self.generator)
+        chosen = log_probs.gather(-1, actions[..., None]).squeeze(-1)
+        entropy_bonus = -self.temperatures.values() @ chosen
+        next_q = self.target_critic.values(batch.next_state, self.one_hot(actions))
+        next_q = self.value_norm.denormalize(next_q.amin(0))
+        return batch.returns + batch.bootstrap * (next_q + entropy_bonus)
+
+    def update_critic(self, batch: TransitionBatch) -> Metrics:
+        """Regress both soft critics to the soft n-step target."""
+        target = self.soft_target(batch)
+        self.value_norm.update(target)
+        target = self.value_norm.normalize(target)
+        q = self.critic.values(batch.state, self.one_hot(batch.actions))
+        if self.config.use_huber_loss:
+            loss = F.huber_loss(q, target.expand_as(q), delta=self.config.huber_delta, reduction="none")
+        else:
+            loss = (q - target).square()
+        loss = loss.mean(1).sum()  # over the batch; over the twins
+        grad_norm = self._step(self.critic_optimizer, self.critic.params, loss)
+        q_mean = self.value_norm.denormalize(q.detach().mean())
+        return {"critic_loss": loss.detach(), "critic_grad_norm": grad_norm, "q_mean": q_mean}
+
+    def update_actors(self, batch: TransitionBatch, order: Sequence[int] | None = None) -> Metrics:
+        """One step of every policy and temperature, agent after agent.
+
+        Each agent responds to the agents before it as they are *after* their step, and to the ones behind it as they
+        were (unless ``sequential_update`` is off: then to all as they were, which is MASAC).
+
+        Args:
+            batch: only its states, observations and masks are used.
+            order: the permutation of the agents; by default random, or 0…n-1 with ``fixed_order``.
+        """
+        n_agents, metrics = self.task.n_agents, {}
+        if order is None:
+            order = range(n_agents) if self.config.fixed_order else self._permutation()
+        with torch.no_grad():
+            actions = sample(self.policies.log_probs(batch.obs, batch.avail), self.generator)
+            joint = self.one_hot(actions)
+            embedded_state = self.critic.embed_state(batch.state)
+        for agent in order:
+            obs, avail = batch.obs[agent], batch.avail[agent]
+            weight = self._alive_weight(avail)
+            log_probs = self.policies.agent_log_probs(agent, obs, avail)
+            loss, agent_entropy = self.actor_objective(agent, log_probs, embedded_state, joint, weight)
+            parameters = self.policies.parameters(agent)
+            grad_norm = self._step(self._actor_optimizer(agent), parameters, loss)
+            self.temperatures.update(agent, agent_entropy, avail, weight)
+            if self.config.sequential_update:
+                with torch.no_grad():
+                    resampled = sample(self.policies.agent_log_probs(agent, obs, avail), self.generator)
+                    own = slice(agent * self.task.n_actions, (agent + 1) * self.task.n_actions)
+                    joint[:, own] = F.one_hot(resampled, self.task.n_actions).to(joint.dtype)
+            metrics |= {
+                f"agent_{agent}_actor_loss": loss.detach(),
+                f"agent_{agent}_entropy": (weight * agent_entropy.detach()).sum(),
+                f"agent_{agent}_alpha": self.temperatures[agent],
+                f"agent_{agent}_grad_norm": grad_norm,
+            }
+        return metrics
+
+    def actor_objective(
+        self, agent: int, log_probs: Tensor, embedded_state: Tensor, joint: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of pi_i: minus E[min_j Q_j(s, a_-i, a_i) - alpha_i log pi_i(a_i | o_i)].
+
+        Args:
+            agent: index i.
+            log_probs: of pi_i with gradient, ``(batch, n_actions)``.
+            embedded_state: see :meth:`TwinCritic.embed_state`.
+            joint: one-hot joint action ``(batch, joint_action_dim)``; agent i's own block is replaced.
+            weight: averaging weights of the rows, ``(batch,)``.
+
+        Returns:
+            The loss, and the entropy of pi_i per row ``(batch,)``.
+        """
+        alpha = self.temperatures[agent]
+        if self.config.actor_gradient == "exact":
+            with torch.no_grad():
+                q = self.critic.own_action_values(agent, embedded_state, joint).amin(0)
+                q = self.value_norm.denormalize(q)
+            value = (log_probs.exp() * (q - alpha * log_probs)).sum(-1)
+        else:
+            own = slice(agent * self.task.n_actions, (agent + 1) * self.task.n_actions)
+            action = gumbel_softmax(log_probs, self.generator)
+            joint = torch.cat([joint[:, : own.start], action, joint[:, own.stop :]], dim=-1)
+            q = self.critic.head(embedded_state + self.critic.embed_actions(joint)).amin(0)
+            value = self.value_norm.denormalize(q) - alpha * (action * log_probs).sum(-1)
+        return -(weight * value).sum(), entropy(log_probs)
+
+    # ---------------------------------------------------------------- small parts
+
+    def one_hot(self, actions: Tensor) -> Tensor:
+        """Action indices ``(n_agents, batch)`` to the critics' input ``(batch, joint_action_dim)``."""
+        return F.one_hot(actions.T, self.task.n_actions).flatten(1).float()
+
+    def _alive_weight(self, avail: Tensor) -> Tensor:
+        """Weights ``(batch,)`` that average over the rows in which the agent has a choice.
+
+        An agent with a single available action is dead (only the no-op is left) or forced: it can learn nothing there.
+        """
+        if not self.config.use_policy_active_masks:
+            return torch.full(avail.shape[:1], 1.0 / avail.shape[0], device=avail.device)
+        alive = (avail.sum(-1) > 1).float()
+        return alive / alive.sum().clamp_min(1.0)
+
+    def _permutation(self) -> list[int]:
+        return torch.randperm(self.task.n_agents, generator=self.order_generator).tolist()
+
+    def _actor_optimizer(self, agent: int) -> torch.optim.Optimizer:
+        return self.actor_optimizers[0 if self.config.share_param else agent]
+
+    def _step(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], loss: Tensor) -> Tensor:
+        """One optimiser step for these parameters alone; returns the gradient norm before clipping."""
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
+            parameter.grad = gradient
+        limit = self.config.grad_norm_clip or float("inf")
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        optimizer.step()
+        return grad_norm
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def state_dict(self) -> dict:
+        """Everything that learning needs to go on, as tensors and plain containers."""
+        return {
+            "policies": self.policies.net.state_dict(),
+            "critic": self.critic.state_dict(),
+            "target_critic": self.target_critic.state_dict(),
+            "value_norm": self.value_norm.state_dict(),
+            "temperatures": self.temperatures.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "actor_optimizers": [optimizer.state_dict() for optimizer in self.actor_optimizers],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore :meth:`state_dict`.
+
+        Raises:
+            KeyError, ValueError: if the checkpoint is of another task or other network sizes.
+        """
+        self.policies.net.load_state_dict(state["policies"])
+        self.critic.load_state_dict(state["critic"])
+        self.target_critic.load_state_dict(state["target_critic"])
+        self.value_norm.load_state_dict(state["value_norm"])
+        self.temperatures.load_state_dict(state["temperatures"])
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        for optimizer, saved in zip(self.actor_optimizers, state["actor_optimizers"]):
+            optimizer.load_state_dict(saved)

@@ -1,0 +1,116 @@
+"""The learner that PyMARL-family loops call: gradient updates from the replay, logs, checkpoints."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from plugin_hasac.config import HasacConfig
+from plugin_hasac.controllers.hasac_mac import HasacMAC
+from plugin_hasac.errors import UserError
+
+CHECKPOINT = "hasac.pt"
+
+
+class HasacLearner:
+    """Drives :class:`plugin_hasac.learners.hasac.Hasac` from the host's loop.
+
+    Args:
+        mac: holds the algorithm and the replay.
+        scheme: the host's episode scheme; unused.
+        logger: the host's logger.
+        args: the host's config as a namespace.
+    """
+
+    def __init__(self, mac: HasacMAC, scheme: dict, logger: Any, args: SimpleNamespace) -> None:
+        self.mac, self.logger, self.args = mac, logger, args
+        self.config = HasacConfig.from_mapping(vars(args))
+        self.log_stats_t = -args.learner_log_interval - 1
+        self._owed = 0.0  # updates that are due, fractions included
+        self._meter = _Meter()
+
+    def train(self, batch: Any, t_env: int, episode_num: int) -> None:
+        """Make the updates that the last ``train_interval`` steps are worth (none before ``warmup_steps``).
+
+        Args:
+            batch: the host's episode batch; unused, experience comes from ``mac.replay``.
+            t_env: env steps so far.
+            episode_num: unused.
+        """
+        config, replay = self.config, self.mac.replay
+        if len(replay) < max(config.warmup_steps, 1):
+            return
+        self._owed += config.update_per_train * config.train_interval
+        started = time.perf_counter()
+        while self._owed >= 1.0:
+            transitions = replay.sample(config.replay_batch_size, config.n_step, config.gamma)
+            self._meter.add(self.mac.algorithm.update(transitions))
+            self._owed -= 1.0
+        self._meter.seconds += time.perf_counter() - started
+        if t_env - self.log_stats_t >= self.args.learner_log_interval and self._meter.updates:
+            for key, value in self._meter.take().items():
+                self.logger.log_stat(key, value, t_env)
+            self.log_stats_t = t_env
+
+    def cuda(self) -> None:
+        """Nothing to move: networks and replay were built on their device."""
+
+    def save_models(self, path: str) -> None:
+        """Write one checkpoint file into the folder ``path``, whole or not at all."""
+        target = Path(path) / CHECKPOINT
+        partial = target.with_suffix(".partial")
+        torch.save(self.mac.algorithm.state_dict(), partial)
+        os.replace(partial, target)
+
+    def load_models(self, path: str) -> None:
+        """Restore a checkpoint; the replay starts empty and is filled by the restored policies.
+
+        Raises:
+            UserError: if it is missing, damaged, or of another task or other network sizes.
+        """
+        source = Path(path) / CHECKPOINT
+        if not source.is_file():
+            raise UserError(f"checkpoint_path: {source} does not exist; expected a folder saved by HASAC with save_model=True.")
+        try:
+            state = torch.load(source, map_location=self.mac.device, weights_only=True)
+        except Exception as error:
+            raise UserError(f"checkpoint {source} is damaged and cannot be read; use another load_step.") from error
+        try:
+            self.mac.algorithm.load_state_dict(state)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"checkpoint {source} does not fit this task or these network settings ({error}); "
+                "use the env and the hidden_sizes it was trained with."
+            ) from error
+        self.mac.restored = True
+
+
+class _Meter:
+    """Means of the update's metrics since the last log, without waiting for the device at every update."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self.updates, self.seconds = 0, 0.0
+
+    def add(self, metrics: dict[str, torch.Tensor]) -> None:
+        self.updates += 1
+        for key, value in metrics.items():
+            self._sums[key] = self._sums[key] + value if key in self._sums else value
+
+    def take(self) -> dict[str, float]:
+        """The means, with the agents' averages beside them, and a fresh start."""
+        means = {key: float(total) / self.updates for key, total in sorted(self._sums.items())}
+        for name in ("entropy", "alpha", "actor_loss"):
+            values = [value for key, value in means.items() if key.startswith("agent_") and key.endswith(name)]
+            means[name] = sum(values) / len(values)
+        means["updates_per_second"] = self.updates / max(self.seconds, 1e-9)
+        self._clear()
+        return means

@@ -1,0 +1,22 @@
+"""What the runner needs from a host; each host module implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+from plugin_hasac.vector.contract import StepEnv
+
+
+class HostBridge(Protocol):
+    """Differences between hosts, as far as the runner meets them."""
+
+    def env_factory(self, args: SimpleNamespace) -> Callable[[int], StepEnv]:
+        """A picklable constructor of the configured env that takes the env's seed."""
+
+    def run_result(self, episode_batch: Any, returns: list[float]) -> Any:
+        """What the host's loop expects ``runner.run`` to return."""
+
+    def empty_batch(self, scheme: dict, groups: dict, preprocess: dict, device: str) -> Any:
+        """The smallest filled EpisodeBatch that the host's buffer takes: one env, one time step."""

@@ -1,0 +1,47 @@
+"""What a single environment offers to the vector env, whichever host it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from plugin_hasac.components.task import Task
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of one step of one env.
+
+    Attributes:
+        reward: shared reward of the team.
+        terminated: the task ended: nothing comes after, nothing is bootstrapped.
+        truncated: the episode was cut off, by a time limit as a rule; it bootstraps.
+        info: statistics of the episode; read at its end only.
+        dropped: the env broke down during this step, so the transition is not data.
+    """
+
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any] = field(default_factory=dict)
+    dropped: bool = False
+
+
+class StepEnv(Protocol):
+    """One environment. Hosts' envs are adapted to this in ``plugin_hasac.hosts``."""
+
+    task: Task
+
+    def reset(self, seed: int | None = None) -> None:
+        """Begin an episode; with a seed, one that depends on the seed alone as far as the env allows."""
+
+    def observe(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Observations ``(n_agents, obs_dim)``, state ``(state_dim,)``, availability ``(n_agents, n_actions)`` bool."""
+
+    def step(self, actions: np.ndarray) -> Outcome:
+        """Take the joint action ``(n_agents,)``."""
+
+    def close(self) -> None:
+        """Release what the env holds."""

@@ -1,0 +1,221 @@
+"""Parallel envs: in this process, or several per worker process over shared memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from plugin_hasac.components.task import Task
+from plugin_hasac.vector.contract import StepEnv
+from plugin_hasac.vector.slots import EnvArrays, EnvSlot
+
+MakeEnv = Callable[[], StepEnv]
+
+
+class VectorEnv:
+    """Steps several envs with one call; results do not depend on the number of workers.
+
+    Args:
+        task: shapes, equal for all envs.
+        make_envs: one constructor per env; sent to workers by cloudpickle.
+        seeds: one per env, of its own randomness.
+        workers: number of processes; 0 steps the envs in this process.
+        auto_reset: begin the next episode at once when one ends.
+
+    Raises:
+        RuntimeError: from any method, if an env in a worker raised or its process died.
+    """
+
+    def __init__(
+        self, task: Task, make_envs: Sequence[MakeEnv], seeds: Sequence[int], *, workers: int, auto_reset: bool
+    ) -> None:
+        self.task = task
+        self.n_envs = len(make_envs)
+        self._backend: _InProcess | _Workers
+        if workers == 0:
+            self.arrays = EnvArrays(task, self.n_envs, lambda shape, dtype: np.zeros(shape, dtype))
+            self._backend = _InProcess(make_envs, seeds, self.arrays, range(self.n_envs), auto_reset)
+        else:
+            context = multiprocessing.get_context("forkserver")
+            shared = _SharedArrays(context)
+            self.arrays = EnvArrays(task, self.n_envs, shared.allocate)
+            self._backend = _Workers(context, shared, task, make_envs, seeds, min(workers, self.n_envs), auto_reset)
+
+    def reset(self, seeds: Sequence[int] | None = None) -> None:
+        """Begin an episode in every env; its first observation is in ``arrays.now``."""
+        self.arrays.active[:] = True
+        self._backend.reset(list(seeds) if seeds is not None else [None] * self.n_envs)
+
+    def step(self, actions: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
+        """Take one action in every active env (``arrays.active``) and fill ``arrays``.
+
+        Args:
+            actions: ``(n_envs, n_agents)``.
+
+        Returns:
+            Index and statistics of each env whose episode ended, by index.
+        """
+        self.arrays.actions[:] = actions
+        return self._backend.step()
+
+    def close(self) -> None:
+        """Close every env and end the workers."""
+        self._backend.close()
+
+
+class _InProcess:
+    """Some of the envs, stepped one after the other in this process."""
+
+    def __init__(
+        self,
+        make_envs: Sequence[MakeEnv],
+        seeds: Sequence[int],
+        arrays: EnvArrays,
+        indices: Sequence[int],
+        auto_reset: bool,
+    ) -> None:
+        self.arrays = arrays
+        self.slots: list[EnvSlot] = []
+        try:
+            for i in indices:
+                self.slots.append(EnvSlot(make_envs[i], seeds[i], arrays, i, auto_reset))
+        except BaseException:
+            self.close()
+            raise
+
+    def reset(self, seeds: Sequence[int | None]) -> None:
+        for slot in self.slots:
+            slot.reset(seeds[slot.index])
+
+    def step(self) -> list[tuple[int, dict[str, Any]]]:
+        ended = []
+        for slot in self.slots:
+            if self.arrays.active[slot.index]:
+                info = slot.step()
+                if info is not None:
+                    ended.append((slot.index, info))
+        return ended
+
+    def close(self) -> None:
+        for slot in self.slots:
+            slot.close()
+        self.slots = []
+
+
+class _SharedArrays:
+    """Allocates numpy arrays in memory that workers share, and rebuilds them there in the same order."""
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+        self.blocks: list[Any] = []
+
+    def allocate(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        self.blocks.append(self.context.RawArray("b", size))
+        return self._view(self.blocks[-1], shape, dtype)
+
+    @staticmethod
+    def _view(block: Any, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        return np.frombuffer(block, dtype=dtype, count=int(np.prod(shape))).reshape(shape)
+
+    @classmethod
+    def attach(cls, blocks: Sequence[Any], task: Task, n_envs: int) -> EnvArrays:
+        remaining = iter(blocks)
+        return EnvArrays(task, n_envs, lambda shape, dtype: cls._view(next(remaining), shape, dtype))
+
+
+class _Workers:
+    """Processes with a share of the envs each. Only episode statistics travel through the pipes."""
+
+    def __init__(
+        self,
+        context: Any,
+        shared: _SharedArrays,
+        task: Task,
+        make_envs: Sequence[MakeEnv],
+        seeds: Sequence[int],
+        n_workers: int,
+        auto_reset: bool,
+    ) -> None:
+        n_envs = len(make_envs)
+        self.pipes: list[Connection] = []
+        self.processes = []
+        envs = cloudpickle.dumps((list(make_envs), list(seeds)))
+        for share in np.array_split(np.arange(n_envs), n_workers):
+            pipe, remote = context.Pipe()
+            process = context.Process(
+                target=_serve,
+                args=(remote, shared.blocks, task, n_envs, envs, [int(i) for i in share], auto_reset),
+                daemon=True,
+            )
+            process.start()
+            remote.close()
+            self.pipes.append(pipe)
+            self.processes.append(process)
+        try:
+            self._gather()  # every worker reports once its envs stand
+        except BaseException:
+            self.close()
+            raise
+
+    def reset(self, seeds: Sequence[int | None]) -> None:
+        self._call("reset", seeds)
+
+    def step(self) -> list[tuple[int, dict[str, Any]]]:
+        return self._call("step")
+
+    def close(self) -> None:
+        for pipe, process in zip(self.pipes, self.processes):
+            try:
+                pipe.send(("close", ()))
+            except (BrokenPipeError, OSError):
+                pass
+            process.join(timeout=5)
+            if process.is_alive():
+                process.kill()
+            pipe.close()
+        self.pipes, self.processes = [], []
+
+    def _call(self, method: str, *args: object) -> list[tuple[int, dict[str, Any]]]:
+        for pipe in self.pipes:
+            pipe.send((method, args))
+        return self._gather()
+
+    def _gather(self) -> list[tuple[int, dict[str, Any]]]:
+        ended: list[tuple[int, dict[str, Any]]] = []
+        for worker, pipe in enumerate(self.pipes):
+            try:
+                result, error = pipe.recv()
+            except (EOFError, ConnectionResetError):
+                raise RuntimeError(f"env worker {worker} died; its envs cannot go on") from None
+            if error:
+                raise RuntimeError(f"an env in worker {worker} failed:\n{error}")
+            ended += result or []
+        return ended
+
+
+def _serve(
+    pipe: Connection, blocks: Sequence[Any], task: Task, n_envs: int, envs: bytes, indices: list[int], auto_reset: bool
+) -> None:
+    """Main function of a worker."""
+    try:
+        make_envs, seeds = cloudpickle.loads(envs)
+        arrays = _SharedArrays.attach(blocks, task, n_envs)
+        share = _InProcess(make_envs, seeds, arrays, indices, auto_reset)
+        pipe.send((None, None))
+        while True:
+            method, args = pipe.recv()
+            result = getattr(share, method)(*args)
+            if method == "close":
+                return
+            pipe.send((result, None))
+    except (EOFError, KeyboardInterrupt):
+        return
+    except BaseException:
+        pipe.send((None, traceback.format_exc()))
