@@ -79,7 +79,9 @@ class HasacConfig:
     )
     replay_size: int = option(1_000_000, _integer(1), "env steps that the replay remembers, over all parallel envs")
     replay_batch_size: int = option(256, _integer(1), "transitions per gradient step")
-    warmup_steps: int = option(5000, _integer(0), "env steps in the replay before learning; until then actions are random")
+    warmup_steps: int = option(
+        5000, _integer(0), "env steps in the replay before learning; until then actions are random"
+    )
     train_interval: int = option(50, _integer(1), "steps of every parallel env between two calls of the learner")
     update_per_train: float = option(1.0, _positive(), "gradient updates per step of all parallel envs")
     # Networks
@@ -98,12 +100,16 @@ class HasacConfig:
         True, _flag(), "each agent responds to the agents before it as they are after their step (off: MASAC)"
     )
     fixed_order: bool = option(False, _flag(), "update the agents in order 0…n-1 instead of a random order every time")
-    use_policy_active_masks: bool = option(True, _flag(), "leave rows without a choice (dead agents) out of an agent's loss")
+    use_policy_active_masks: bool = option(
+        True, _flag(), "leave rows without a choice (dead agents) out of an agent's loss"
+    )
     # Critics
     critic_lr: float = option(5e-4, _positive(), "learning rate of the critics")
     polyak: float = option(0.005, _between(0, 1, open_low=True), "step of the target critics towards the critics")
     use_huber_loss: bool = option(False, _flag(), "Huber instead of squared loss for the critics")
-    huber_delta: float = option(10.0, _positive(), "where the Huber loss turns linear, in units of the (normalised) target")
+    huber_delta: float = option(
+        10.0, _positive(), "where the Huber loss turns linear, in units of the (normalised) target"
+    )
     use_valuenorm: bool = option(True, _flag(), "normalise the critics' targets by running statistics (PopArt)")
     valuenorm_decay: float = option(0.999, _between(0, 1), "decay of these statistics per update")
     grad_norm_clip: float | None = option(
@@ -135,13 +141,18 @@ class HasacConfig:
 
         Raises:
             UserError: for an impossible value; the message names the key, the value and what was expected.
+
         """
         chosen = {}
         for field in dataclasses.fields(cls):
             if field.name not in values:
                 continue
             value = values[field.name]
-            if field.metadata["expected"].startswith("a whole number") and isinstance(value, float) and value == int(value):
+            if (
+                field.metadata["expected"].startswith("a whole number")
+                and isinstance(value, float)
+                and value == int(value)
+            ):
                 value = int(value)  # YAML reads 1e6 as a float
             if not field.metadata["check"](value):
                 raise UserError(
@@ -166,7 +177,9 @@ class HasacConfig:
             )
         alphas = self.alpha if isinstance(self.alpha, tuple) else (self.alpha,)
         if self.auto_alpha and 0 in alphas:
-            raise UserError("alpha: a tuned temperature cannot start at 0; expected a positive number, or auto_alpha=False.")
+            raise UserError(
+                "alpha: a tuned temperature cannot start at 0; expected a positive number, or auto_alpha=False."
+            )
 
     @property
     def target_entropy_nats(self) -> float | None:
@@ -178,11 +191,14 @@ class HasacConfig:
 
         Raises:
             UserError: if ``alpha`` is a list of another length.
+
         """
         if not isinstance(self.alpha, tuple):
             return [float(self.alpha)] * n_agents
         if len(self.alpha) != n_agents:
-            raise UserError(f"alpha: {len(self.alpha)} temperatures for {n_agents} agents; expected one each, or one number.")
+            raise UserError(
+                f"alpha: {len(self.alpha)} temperatures for {n_agents} agents; expected one each, or one number."
+            )
         return [float(cast(float, value)) for value in self.alpha]
 
 
@@ -191,6 +207,7 @@ def check_keys(given: Mapping[str, Any], known: set[str], where: str) -> None:
 
     Raises:
         UserError: names the first unknown key and the closest known one.
+
     """
     for key in given:
         if key not in known:

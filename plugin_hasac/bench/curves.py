@@ -13,6 +13,7 @@ def plot_learning_curve(tests: Sequence[tuple[int, float]], title: str, target: 
         tests: (env steps, mean return) of each test.
         title: of the figure.
         target: the file.
+
     """
     from matplotlib.figure import Figure  # slow to import, and used once at the end
 

@@ -7,6 +7,9 @@ import sys
 
 from plugin_hasac import __version__
 from plugin_hasac.errors import UserError
+from plugin_hasac.hosts import compat
+
+compat.restore_imp()  # here, because the env workers of hosts import this module and nothing else of ours
 
 DESCRIPTION = "HASAC (Heterogeneous-Agent Soft Actor-Critic) for PyMARL-family frameworks."
 EXAMPLES = """examples:

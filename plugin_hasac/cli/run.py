@@ -32,6 +32,7 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
     Raises:
         UserError: if anything that was asked for does not exist or cannot be.
         SystemExit: with code 1 if the run fails.
+
     """
     host = find_host(host_name)
     params = [f"--config={host.host_argument('algs', alg)}", f"--env-config={host.host_argument('envs', env)}"]
@@ -56,6 +57,7 @@ def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, A
 
     Raises:
         UserError: for an unknown config, key or env, or an impossible value.
+
     """
     from sacred.arg_parser import get_config_updates
 
@@ -82,13 +84,17 @@ def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, A
         )
     env_args = config.get("env_args") or {}
     if env_args.get("map_name") is None and env_args.get("key") is None:
-        raise UserError(f"--env-config {env} leaves open which task: add 'with env_args.key=…' (for example mpe:SimpleSpread-3-v0).")
+        raise UserError(
+            f"--env-config {env} leaves open which task: add 'with env_args.key=…' (for example mpe:SimpleSpread-3-v0)."
+        )
     for key in ("t_max", "batch_size_run", "test_interval", "test_nepisode"):
         if not isinstance(config[key], (int, float)) or config[key] <= 0:
             raise UserError(f"{key}: {config[key]!r} is not a positive number.")
     checkpoint = config.get("checkpoint_path")
     if checkpoint and not (Path(checkpoint).is_dir() and any(p.name.isdigit() for p in Path(checkpoint).iterdir())):
-        raise UserError(f"checkpoint_path: {checkpoint} is not a 'models' folder of an earlier run (with one folder per step).")
+        raise UserError(
+            f"checkpoint_path: {checkpoint} is not a 'models' folder of an earlier run (with one folder per step)."
+        )
     if ours:
         HasacConfig.from_mapping(config)
     return config

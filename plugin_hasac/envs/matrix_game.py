@@ -20,6 +20,7 @@ def payoff_tensor(payoff: str | list) -> np.ndarray:
 
     Raises:
         UserError: for an unknown name, or lists that do not form a tensor of finite numbers.
+
     """
     if isinstance(payoff, str):
         if payoff not in GAMES:
@@ -47,6 +48,7 @@ class MatrixGame:
 
     Raises:
         UserError: see :func:`payoff_tensor`.
+
     """
 
     def __init__(

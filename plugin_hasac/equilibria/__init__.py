@@ -1,0 +1,1 @@
+"""Exact solutions of games small enough to enumerate."""

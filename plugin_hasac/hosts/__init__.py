@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from plugin_hasac.errors import UserError
-from plugin_hasac.hosts.base import Host
-from plugin_hasac.hosts.pymarlzooplus import Pymarlzooplus
+import importlib
+from typing import TYPE_CHECKING
 
-HOSTS: dict[str, type[Host]] = {"pymarlzooplus": Pymarlzooplus}
+from plugin_hasac.errors import UserError
+
+if TYPE_CHECKING:
+    from plugin_hasac.hosts.base import Host
+
+HOSTS = {"pymarlzooplus": "Pymarlzooplus"}  # module of this package: class in it
 
 
 def find_host(name: str = "pymarlzooplus") -> Host:
@@ -14,7 +18,10 @@ def find_host(name: str = "pymarlzooplus") -> Host:
 
     Raises:
         UserError: if the name is unknown or the host is not installed.
+
     """
     if name not in HOSTS:
         raise UserError(f"unknown host '{name}'; expected one of: {', '.join(sorted(HOSTS))}.")
-    return HOSTS[name]()
+    module = importlib.import_module(f"plugin_hasac.hosts.{name}")
+    host: Host = getattr(module, HOSTS[name])()
+    return host

@@ -14,9 +14,9 @@ import yaml
 from plugin_hasac.errors import UserError, did_you_mean
 
 KINDS = {"algs": "--config", "envs": "--env-config"}
-PLUGIN_CONFIG = Path(__file__).resolve().parents[1] / "config"
-if not PLUGIN_CONFIG.is_dir():  # a checkout keeps them beside the package; a wheel carries them inside
-    PLUGIN_CONFIG = Path(__file__).resolve().parents[2] / "config"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel carries our YAML files inside the package (setup.py); a checkout has them beside it.
+PLUGIN_CONFIG = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "config"
 
 # Called with every statistic that the host logs: (name, value, t_env).
 Observer = Callable[[str, float, int], None]
@@ -27,6 +27,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         UserError: if it cannot be parsed or is no mapping.
+
     """
     try:
         with path.open() as file:
@@ -64,6 +65,7 @@ class Host(ABC):
         Args:
             params: ``--config=…``, ``--env-config=…``, then sacred's syntax.
             observer: told of every statistic.
+
         """
 
     @property
@@ -84,9 +86,12 @@ class Host(ABC):
 
         Raises:
             UserError: if there is none; the message lists what there is.
+
         """
         own = Path(name).with_suffix(".yaml") if name.endswith((".yaml", ".yml")) or "/" in name else None
-        for path in [own] if own else [folder / kind / f"{name}.yaml" for folder in (self.root / "config", PLUGIN_CONFIG)]:
+        for path in (
+            [own] if own else [folder / kind / f"{name}.yaml" for folder in (self.root / "config", PLUGIN_CONFIG)]
+        ):
             if path.is_file():
                 return path.resolve()
         names = self.config_names(kind)
@@ -107,6 +112,7 @@ class Host(ABC):
 
         Raises:
             UserError: if the path holds a "=", at which hosts would cut it.
+
         """
         path = self.config_path(kind, name)
         if "=" in str(path):

@@ -27,6 +27,7 @@ class Hasac:
         config: hyper-parameters.
         device: where everything lives.
         seed: of the initial weights, the action samples and the agent order.
+
     """
 
     def __init__(self, task: Task, config: HasacConfig, device: torch.device, seed: int) -> None:
@@ -69,7 +70,7 @@ class Hasac:
 
     @torch.no_grad()
     def soft_target(self, batch: TransitionBatch) -> Tensor:
-        """y = R_k' + gamma^k' (1 - terminated) [min_j Q_j(s', a') - sum_i alpha_i log pi_i(a'_i | o'_i)], ``(batch,)``."""
+        """Y = R_k' + gamma^k' (1 - terminated) [min_j Q_j(s', a') - sum_i alpha_i log pi_i(a'_i | o'_i)], ``(batch,)``."""
         log_probs = self.policies.log_probs(batch.next_obs, batch.next_avail)
         actions = sample(log_probs, self.generator)
         chosen = log_probs.gather(-1, actions[..., None]).squeeze(-1)
@@ -102,6 +103,7 @@ class Hasac:
         Args:
             batch: only its states, observations and masks are used.
             order: the permutation of the agents; by default random, or 0…n-1 with ``fixed_order``.
+
         """
         n_agents, metrics = self.task.n_agents, {}
         if order is None:
@@ -145,6 +147,7 @@ class Hasac:
 
         Returns:
             The loss, and the entropy of pi_i per row ``(batch,)``.
+
         """
         alpha = self.temperatures[agent]
         if self.config.actor_gradient == "exact":
@@ -210,6 +213,7 @@ class Hasac:
 
         Raises:
             KeyError, ValueError: if the checkpoint is of another task or other network sizes.
+
         """
         self.policies.net.load_state_dict(state["policies"])
         self.critic.load_state_dict(state["critic"])

@@ -25,6 +25,7 @@ class HasacLearner:
         scheme: the host's episode scheme; unused.
         logger: the host's logger.
         args: the host's config as a namespace.
+
     """
 
     def __init__(self, mac: HasacMAC, scheme: dict, logger: Any, args: SimpleNamespace) -> None:
@@ -41,6 +42,7 @@ class HasacLearner:
             batch: the host's episode batch; unused, experience comes from ``mac.replay``.
             t_env: env steps so far.
             episode_num: unused.
+
         """
         config, replay = self.config, self.mac.replay
         if len(replay) < max(config.warmup_steps, 1):
@@ -72,10 +74,13 @@ class HasacLearner:
 
         Raises:
             UserError: if it is missing, damaged, or of another task or other network sizes.
+
         """
         source = Path(path) / CHECKPOINT
         if not source.is_file():
-            raise UserError(f"checkpoint_path: {source} does not exist; expected a folder saved by HASAC with save_model=True.")
+            raise UserError(
+                f"checkpoint_path: {source} does not exist; expected a folder saved by HASAC with save_model=True."
+            )
         try:
             state = torch.load(source, map_location=self.mac.device, weights_only=True)
         except Exception as error:

@@ -12,6 +12,7 @@ class EpisodeStatistics:
 
     Args:
         n_envs: number of parallel envs.
+
     """
 
     def __init__(self, n_envs: int) -> None:
@@ -45,6 +46,7 @@ class EpisodeStatistics:
 
         Returns:
             The returns of the episodes that ended.
+
         """
         counted = ~dropped if active is None else ~dropped & active
         self._running_return += np.where(counted, reward, 0.0)
@@ -52,7 +54,9 @@ class EpisodeStatistics:
         finished = []
         for index, info in ended:
             episode = {"ep_length": float(self._running_length[index])}
-            episode |= {key: float(value) for key, value in info.items() if np.isscalar(value) and not isinstance(value, str)}
+            episode |= {
+                key: float(value) for key, value in info.items() if np.isscalar(value) and not isinstance(value, str)
+            }
             for key, value in episode.items():
                 self._sums[key] = self._sums.get(key, 0.0) + value
             finished.append(float(self._running_return[index]))

@@ -16,6 +16,7 @@ from plugin_hasac.vector.contract import StepEnv
 from plugin_hasac.vector.slots import EnvArrays, EnvSlot
 
 MakeEnv = Callable[[], StepEnv]
+_DIED = "env worker {} died (out of memory, or ended from outside?); its envs cannot go on"
 
 
 class VectorEnv:
@@ -30,6 +31,7 @@ class VectorEnv:
 
     Raises:
         RuntimeError: from any method, if an env in a worker raised or its process died.
+
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class VectorEnv:
 
         Returns:
             Index and statistics of each env whose episode ended, by index.
+
         """
         self.arrays.actions[:] = actions
         return self._backend.step()
@@ -183,8 +186,11 @@ class _Workers:
         self.pipes, self.processes = [], []
 
     def _call(self, method: str, *args: object) -> list[tuple[int, dict[str, Any]]]:
-        for pipe in self.pipes:
-            pipe.send((method, args))
+        for worker, pipe in enumerate(self.pipes):
+            try:
+                pipe.send((method, args))
+            except BrokenPipeError:
+                raise RuntimeError(_DIED.format(worker)) from None
         return self._gather()
 
     def _gather(self) -> list[tuple[int, dict[str, Any]]]:
@@ -193,7 +199,7 @@ class _Workers:
             try:
                 result, error = pipe.recv()
             except (EOFError, ConnectionResetError):
-                raise RuntimeError(f"env worker {worker} died; its envs cannot go on") from None
+                raise RuntimeError(_DIED.format(worker)) from None
             if error:
                 raise RuntimeError(f"an env in worker {worker} failed:\n{error}")
             ended += result or []
