@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from plugin_hasac.errors import UserError, did_you_mean
 
 Check = Callable[[Any], bool]
 
 
-def _number(value: object) -> bool:
+def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -38,14 +38,14 @@ def _one_of(*choices: str) -> tuple[Check, str]:
 
 
 def _sizes() -> tuple[Check, str]:
-    def check(value: object) -> bool:
+    def check(value: Any) -> bool:
         return isinstance(value, (list, tuple)) and len(value) > 0 and all(_integer(1)[0](size) for size in value)
 
     return check, "a list of layer widths such as [256, 256]"
 
 
 def _alpha() -> tuple[Check, str]:
-    def check(value: object) -> bool:
+    def check(value: Any) -> bool:
         values = value if isinstance(value, (list, tuple)) else [value]
         return len(values) > 0 and all(_number(v) and 0 <= v < float("inf") for v in values)
 
@@ -143,7 +143,7 @@ class HasacConfig:
             UserError: for an impossible value; the message names the key, the value and what was expected.
 
         """
-        chosen = {}
+        chosen: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             if field.name not in values:
                 continue
@@ -172,8 +172,8 @@ class HasacConfig:
             )
         if self.warmup_steps > self.replay_size:
             raise UserError(
-                f"warmup_steps: {self.warmup_steps} is more than replay_size {self.replay_size}, so learning would never "
-                "start; lower it or raise replay_size."
+                f"warmup_steps: {self.warmup_steps} is more than replay_size {self.replay_size}, so learning would "
+                "never start; lower it or raise replay_size."
             )
         alphas = self.alpha if isinstance(self.alpha, tuple) else (self.alpha,)
         if self.auto_alpha and 0 in alphas:
@@ -199,7 +199,7 @@ class HasacConfig:
             raise UserError(
                 f"alpha: {len(self.alpha)} temperatures for {n_agents} agents; expected one each, or one number."
             )
-        return [float(cast(float, value)) for value in self.alpha]
+        return [float(value) for value in self.alpha]
 
 
 def check_keys(given: Mapping[str, Any], known: set[str], where: str) -> None:

@@ -73,7 +73,12 @@ def cli(tmp_path: Path) -> Cli:
 
     def call(*arguments: str, entry: tuple[str, ...] = (str(ROOT / "main.py"),), timeout: float = 300) -> Finished:
         done = subprocess.run(
-            [sys.executable, *entry, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=timeout
+            [sys.executable, *entry, *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         return Finished(done.returncode, done.stdout, done.stderr, tmp_path)
 

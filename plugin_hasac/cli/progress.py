@@ -72,7 +72,5 @@ class Progress:
             self._last_line = time.monotonic()
             rate = self.t_env / (self._last_line - self._started)
             left = max(0, self.t_max - self.t_env) / max(rate, 1e-9)
-            print(
-                f"{self.name}  {self.t_env:,}/{self.t_max:,} steps  {rate:.0f} steps/s  {left / 60:.1f} min left  {returns}",
-                file=self._terminal,
-            )
+            steps = f"{self.t_env:,}/{self.t_max:,} steps  {rate:.0f} steps/s  {left / 60:.1f} min left"
+            print(f"{self.name}  {steps}  {returns}", file=self._terminal)

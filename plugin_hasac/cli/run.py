@@ -25,7 +25,8 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
 
     Args:
         host_name: the framework that trains.
-        alg, env: names of configs.
+        alg: name of an algorithm's config.
+        env: name of an env's config.
         updates: ``with key=value …`` in sacred's syntax.
         verbose: leave the console to the host instead of showing a progress bar.
 
@@ -138,7 +139,7 @@ def _host_console() -> Iterator[tuple[IO[str], Path]]:
     try:
         with os.fdopen(os.dup(saved[1]), "w", buffering=1) as terminal:
             yield terminal, Path(name)
-            os.unlink(name)  # only when all went well
+            Path(name).unlink()  # only when all went well
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -172,8 +173,6 @@ def _clear_failures(log: Path | None) -> Iterator[None]:
         if log is None:
             raise
         origin = chain[-1]
-        print(
-            f"hasac: the run failed with {type(origin).__name__}: {' '.join(str(origin).split())} (console output: {log})",
-            file=sys.__stderr__,
-        )
+        what = f"{type(origin).__name__}: {' '.join(str(origin).split())}"
+        print(f"hasac: the run failed with {what} (console output: {log})", file=sys.__stderr__)
         raise SystemExit(1) from None

@@ -1,0 +1,1 @@
+"""What the algorithm is made of besides networks."""

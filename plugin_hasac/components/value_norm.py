@@ -1,4 +1,4 @@
-"""Normalisation of the critics' regression targets that keeps what the critics say (PopArt, van Hasselt et al. 2016)."""
+"""Normalised regression targets for the critics that keep what the critics say (PopArt, van Hasselt et al., 2016)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MIN_STD = 1e-2  # of the targets, in reward units: keeps near-constant targets f
 class ValueNorm:
     """Running mean and standard deviation of the soft targets, in reward units.
 
-    Critics regress ``(y - mean) / std``. Whenever the statistics move, the last layers of the critics are rescaled so that
-    the *denormalised* Q of every state and action stays exactly what it was; actors and targets only see denormalised
+    Critics regress ``(y - mean) / std``. Whenever the statistics move, the last layers of the critics are rescaled so
+    that the *denormalised* Q of every state and action stays exactly what it was; actors and targets only see denormalised
     values, on the same scale as the entropy terms.
 
     Args:

@@ -1,4 +1,4 @@
-"""What hosts need from Python or from libraries that newer versions dropped. In memory only; no host file is changed."""
+"""What hosts need from Python or from libraries that newer versions dropped, restored in memory only."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def restore_imp() -> None:
         return module
 
     imp = types.ModuleType("imp")
-    imp.load_source = load_source  # type: ignore[attr-defined]
+    imp.load_source = load_source
     sys.modules["imp"] = imp

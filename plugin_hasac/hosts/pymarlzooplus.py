@@ -61,14 +61,14 @@ class Pymarlzooplus(Host):
 
     def launch(self, params: list[str], observer: Observer | None) -> None:
         """Run ``pymarlzooplus.main``, with results under the working directory."""
-        main = importlib.import_module("pymarlzooplus.main")
-        run = importlib.import_module("pymarlzooplus.run")
+        main: Any = importlib.import_module("pymarlzooplus.main")
+        run: Any = importlib.import_module("pymarlzooplus.run")
         self.register()
         # The host writes beside the outermost script, which for an installed command is the venv's bin folder.
         main.get_caller_path = os.getcwd
         host = self
 
-        class ObservedLogger(run.Logger):  # type: ignore[misc, name-defined]
+        class ObservedLogger(run.Logger):
             def setup_sacred(self, sacred_run: Any) -> None:
                 host._run = sacred_run
                 super().setup_sacred(sacred_run)

@@ -1,0 +1,1 @@
+"""The HASAC update and the learner that hosts call."""

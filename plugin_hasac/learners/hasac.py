@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class Hasac:
     def __init__(self, task: Task, config: HasacConfig, device: torch.device, seed: int) -> None:
         self.task, self.config, self.device = task, config, device
         init = torch.Generator().manual_seed(seed)
-        shape = {"hidden_sizes": config.hidden_sizes, "activation": config.activation}
+        shape: dict[str, Any] = {"hidden_sizes": config.hidden_sizes, "activation": config.activation}
         shape |= {"device": device, "generator": init}
         self.policies = CategoricalPolicies(
             task, normalize_input=config.use_feature_normalization, share_param=config.share_param, **shape
@@ -70,7 +71,10 @@ class Hasac:
 
     @torch.no_grad()
     def soft_target(self, batch: TransitionBatch) -> Tensor:
-        """Y = R_k' + gamma^k' (1 - terminated) [min_j Q_j(s', a') - sum_i alpha_i log pi_i(a'_i | o'_i)], ``(batch,)``."""
+        """Soft n-step target y in reward units, ``(batch,)``.
+
+        ``y = R_k' + gamma^k' (1 - terminated) [min_j Q_j(s', a') - sum_i alpha_i log pi_i(a'_i | o'_i)]``
+        """
         log_probs = self.policies.log_probs(batch.next_obs, batch.next_avail)
         actions = sample(log_probs, self.generator)
         chosen = log_probs.gather(-1, actions[..., None]).squeeze(-1)
@@ -105,7 +109,7 @@ class Hasac:
             order: the permutation of the agents; by default random, or 0…n-1 with ``fixed_order``.
 
         """
-        n_agents, metrics = self.task.n_agents, {}
+        n_agents, metrics = self.task.n_agents, Metrics()
         if order is None:
             order = range(n_agents) if self.config.fixed_order else self._permutation()
         with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,7 +66,7 @@ class HasacLearner:
         target = Path(path) / CHECKPOINT
         partial = target.with_suffix(".partial")
         torch.save(self.mac.algorithm.state_dict(), partial)
-        os.replace(partial, target)
+        partial.replace(target)
 
     def load_models(self, path: str) -> None:
         """Restore a checkpoint; the replay starts empty and is filled by the restored policies.

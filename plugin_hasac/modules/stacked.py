@@ -7,6 +7,7 @@ while each member's parameters are slices of it that an optimiser can step on th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ class StackedMLP:
         self.stacks: list[Tensor] = []
         if normalize_input:
             self.stacks += [torch.ones(count, 1, sizes[0]), torch.zeros(count, 1, sizes[0])]
-        for layer, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:])):
+        for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             last = layer == len(sizes) - 2
             gain = output_gain if last else nn.init.calculate_gain("relu")
             weight = torch.empty(count, fan_in, fan_out)

@@ -1,0 +1,1 @@
+"""Collecting experience in a host's loop."""

@@ -54,9 +54,8 @@ class EpisodeStatistics:
         finished = []
         for index, info in ended:
             episode = {"ep_length": float(self._running_length[index])}
-            episode |= {
-                key: float(value) for key, value in info.items() if np.isscalar(value) and not isinstance(value, str)
-            }
+            numbers = (int, float, np.number, np.bool_)
+            episode |= {key: float(value) for key, value in info.items() if isinstance(value, numbers)}
             for key, value in episode.items():
                 self._sums[key] = self._sums.get(key, 0.0) + value
             finished.append(float(self._running_return[index]))

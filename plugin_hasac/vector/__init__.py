@@ -1,0 +1,1 @@
+"""Vectorised stepping of envs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import traceback
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ class VectorEnv:
         self.n_envs = len(make_envs)
         self._backend: _InProcess | _Workers
         if workers == 0:
-            self.arrays = EnvArrays(task, self.n_envs, lambda shape, dtype: np.zeros(shape, dtype))
+            self.arrays = EnvArrays(task, self.n_envs, np.zeros)
             self._backend = _InProcess(make_envs, seeds, self.arrays, range(self.n_envs), auto_reset)
         else:
             context = multiprocessing.get_context("forkserver")
@@ -175,10 +176,8 @@ class _Workers:
 
     def close(self) -> None:
         for pipe, process in zip(self.pipes, self.processes):
-            try:
+            with contextlib.suppress(OSError):
                 pipe.send(("close", ()))
-            except (BrokenPipeError, OSError):
-                pass
             process.join(timeout=5)
             if process.is_alive():
                 process.kill()
