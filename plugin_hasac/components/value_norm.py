@@ -16,8 +16,8 @@ class ValueNorm:
     """Running mean and standard deviation of the soft targets, in reward units.
 
     Critics regress ``(y - mean) / std``. Whenever the statistics move, the last layers of the critics are rescaled so
-    that the *denormalised* Q of every state and action stays exactly what it was; actors and targets only see denormalised
-    values, on the same scale as the entropy terms.
+    that the *denormalised* Q of every state and action stays exactly what it was; actors and targets only see
+    denormalised values, on the same scale as the entropy terms.
 
     Args:
         enabled: with ``False`` mean 0 and standard deviation 1 for ever.

@@ -1,7 +1,8 @@
 """Quantal response equilibria of cooperative matrix games, computed exactly in float64.
 
 A joint policy is a quantal response equilibrium (QRE) if every agent plays
-``pi_i(a_i) ∝ exp(E_{a_-i ~ pi_-i}[payoff(a)] / alpha_i)`` (Liu et al., ICLR 2024; McKelvey & Palfrey, 1995). In a one-shot game the soft Q of a joint action is its payoff.
+``pi_i(a_i) ∝ exp(E_{a_-i ~ pi_-i}[payoff(a)] / alpha_i)`` (Liu et al., ICLR 2024; McKelvey & Palfrey, 1995).
+In a one-shot game the soft Q of a joint action is its payoff.
 """
 
 from __future__ import annotations
