@@ -141,7 +141,6 @@ class HasacConfig:
 
         Raises:
             UserError: for an impossible value; the message names the key, the value and what was expected.
-
         """
         chosen: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
@@ -191,7 +190,6 @@ class HasacConfig:
 
         Raises:
             UserError: if ``alpha`` is a list of another length.
-
         """
         if not isinstance(self.alpha, tuple):
             return [float(self.alpha)] * n_agents
@@ -207,7 +205,6 @@ def check_keys(given: Mapping[str, Any], known: set[str], where: str) -> None:
 
     Raises:
         UserError: names the first unknown key and the closest known one.
-
     """
     for key in given:
         if key not in known:

@@ -47,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
     configs = commands.add_parser("configs", help="list the algorithms and envs that can be run")
     configs.add_argument("--host", default="pymarlzooplus", help="framework (default: %(default)s)")
 
+    report = commands.add_parser(
+        "report", help="a table and learning curves from runs of any algorithm", description="Compare finished runs."
+    )
+    report.add_argument("results", nargs="+", help="folders with sacred runs, or runs.json of an earlier report")
+    report.add_argument("--out", required=True, help="folder to write table.md, curves.png and runs.json to")
+    report.add_argument("--at-step", type=int, required=True, help="env steps at which final scores are compared")
+
     commands.add_parser("options", help="explain every hyper-parameter of HASAC")
     return top
 
@@ -62,6 +69,10 @@ def main(argv: list[str] | None = None) -> None:
             from plugin_hasac.cli.run import run
 
             run(options.host, options.config, options.env_config, options.updates, verbose=options.verbose)
+        elif options.command == "report":
+            from plugin_hasac.cli.report import report
+
+            report(options.results, options.out, options.at_step)
         elif options.command == "configs":
             from plugin_hasac.cli.listing import list_configs
 

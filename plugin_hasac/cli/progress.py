@@ -21,7 +21,6 @@ class Progress:
 
     Attributes:
         tests: (t_env, mean test return) of every test so far.
-
     """
 
     def __init__(self, terminal: IO[str], config: dict[str, Any]) -> None:

@@ -33,7 +33,6 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
     Raises:
         UserError: if anything that was asked for does not exist or cannot be.
         SystemExit: with code 1 if the run fails.
-
     """
     host = find_host(host_name)
     params = [f"--config={host.host_argument('algs', alg)}", f"--env-config={host.host_argument('envs', env)}"]
@@ -58,7 +57,6 @@ def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, A
 
     Raises:
         UserError: for an unknown config, key or env, or an impossible value.
-
     """
     from sacred.arg_parser import get_config_updates
 

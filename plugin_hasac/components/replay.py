@@ -19,7 +19,6 @@ class StepData:
         obs: ``(n_envs, n_agents, obs_dim)`` float32.
         state: ``(n_envs, state_dim)`` float32.
         avail: ``(n_envs, n_agents, n_actions)`` bool.
-
     """
 
     obs: np.ndarray
@@ -38,7 +37,6 @@ class TransitionBatch:
         actions: ``(n_agents, batch)`` int64.
         returns: ``(batch,)``, R_k' = sum of gamma^j r_{t+j} over the k' steps really taken, in reward units.
         bootstrap: ``(batch,)``, gamma^k', or 0 where the k'-th step terminated the episode.
-
     """
 
     obs: Tensor
@@ -65,7 +63,6 @@ class StepReplay:
         n_envs: number of parallel envs.
         device: where the rows and the sampled batches live.
         seed: of the sampling.
-
     """
 
     def __init__(self, task: Task, capacity: int, n_envs: int, device: torch.device, seed: int) -> None:
@@ -124,7 +121,6 @@ class StepReplay:
             successor: what the actions led to; for an ended episode its last observation.
             now: what the envs show now; differs from ``successor`` where an ended episode was reset.
             dropped: ``(n_envs,)`` bool: forget these actions, as if the episode had been cut off before them.
-
         """
         kept = np.ones(self.n_envs, dtype=bool) if dropped is None else ~dropped
         envs = np.flatnonzero(kept)

@@ -18,7 +18,6 @@ class Task:
         state_dim: length of the global state s that the critics see.
         n_actions: size of each agent's (padded) action set.
         episode_limit: time limit of an episode, in env steps.
-
     """
 
     n_agents: int

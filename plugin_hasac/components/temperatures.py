@@ -21,7 +21,6 @@ class Temperatures:
         target: target entropy in nats, or ``None`` for ``fraction * log(number of available actions)`` of each state.
         fraction: see ``target``.
         device: where they live.
-
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class Temperatures:
             entropy: entropy of pi_i (or a sample of -log pi_i) per row, ``(batch,)``.
             avail: ``(batch, n_actions)``.
             weight: averaging weights of the rows, ``(batch,)``; dead rows have 0.
-
         """
         if not self.auto:
             return

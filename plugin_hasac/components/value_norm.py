@@ -24,7 +24,6 @@ class ValueNorm:
         critics: the networks to rescale (online and target).
         decay: of the running moments, per update.
         device: where the statistics live.
-
     """
 
     def __init__(self, enabled: bool, critics: Sequence[TwinCritic], *, decay: float, device: torch.device) -> None:

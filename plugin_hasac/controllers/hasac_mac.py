@@ -20,7 +20,6 @@ class HasacMAC:
     Args:
         scheme, groups: the host's episode scheme; unused, the runner passes the task's shapes in ``args.hasac_task``.
         args: the host's config as a namespace.
-
     """
 
     def __init__(self, scheme: dict, groups: dict, args: SimpleNamespace) -> None:
@@ -41,7 +40,6 @@ class HasacMAC:
         Args:
             now: what the envs show.
             greedy: the most probable action instead of a sample.
-
         """
         avail = now.avail | ~now.avail.any(-1, keepdims=True)  # an env that is over may offer nothing
         log_probs = self.algorithm.policies.log_probs(

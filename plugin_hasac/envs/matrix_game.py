@@ -20,7 +20,6 @@ def payoff_tensor(payoff: str | list) -> np.ndarray:
 
     Raises:
         UserError: for an unknown name, or lists that do not form a tensor of finite numbers.
-
     """
     if isinstance(payoff, str):
         if payoff not in GAMES:
@@ -48,7 +47,6 @@ class MatrixGame:
 
     Raises:
         UserError: see :func:`payoff_tensor`.
-
     """
 
     def __init__(

@@ -22,7 +22,6 @@ def expected_payoffs(payoff: Array, policies: Sequence[Array], agent: int) -> Ar
         payoff: one axis per agent.
         policies: one distribution per agent, of the length of its axis.
         agent: index i.
-
     """
     values = np.moveaxis(payoff, agent, 0)
     for other in reversed([j for j in range(payoff.ndim) if j != agent]):
@@ -75,7 +74,6 @@ def soft_policy_iteration(
 
     Raises:
         RuntimeError: if the tolerance is not reached.
-
     """
     policies = [np.full(size, 1.0 / size) for size in payoff.shape] if start is None else [p.copy() for p in start]
     for _ in range(max_sweeps):

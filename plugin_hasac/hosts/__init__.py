@@ -18,7 +18,6 @@ def find_host(name: str = "pymarlzooplus") -> Host:
 
     Raises:
         UserError: if the name is unknown or the host is not installed.
-
     """
     if name not in HOSTS:
         raise UserError(f"unknown host '{name}'; expected one of: {', '.join(sorted(HOSTS))}.")

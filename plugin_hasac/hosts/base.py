@@ -27,7 +27,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         UserError: if it cannot be parsed or is no mapping.
-
     """
     try:
         with path.open() as file:
@@ -65,7 +64,6 @@ class Host(ABC):
         Args:
             params: ``--config=…``, ``--env-config=…``, then sacred's syntax.
             observer: told of every statistic.
-
         """
 
     @property
@@ -86,7 +84,6 @@ class Host(ABC):
 
         Raises:
             UserError: if there is none; the message lists what there is.
-
         """
         own = Path(name).with_suffix(".yaml") if name.endswith((".yaml", ".yml")) or "/" in name else None
         for path in (
@@ -112,7 +109,6 @@ class Host(ABC):
 
         Raises:
             UserError: if the path holds a "=", at which hosts would cut it.
-
         """
         path = self.config_path(kind, name)
         if "=" in str(path):

@@ -28,7 +28,6 @@ class Pymarlzooplus(Host):
 
     Raises:
         UserError: if it is not installed.
-
     """
 
     name = "pymarlzooplus"
@@ -109,7 +108,6 @@ class PymarlzooplusEnv(StepEnv):
 
     Raises:
         UserError: if its spaces are not supported.
-
     """
 
     def __init__(self, name: str, env_args: dict[str, Any], proper_time_limits: bool) -> None:

@@ -28,7 +28,6 @@ class Hasac:
         config: hyper-parameters.
         device: where everything lives.
         seed: of the initial weights, the action samples and the agent order.
-
     """
 
     def __init__(self, task: Task, config: HasacConfig, device: torch.device, seed: int) -> None:
@@ -107,7 +106,6 @@ class Hasac:
         Args:
             batch: only its states, observations and masks are used.
             order: the permutation of the agents; by default random, or 0…n-1 with ``fixed_order``.
-
         """
         n_agents, metrics = self.task.n_agents, Metrics()
         if order is None:
@@ -151,7 +149,6 @@ class Hasac:
 
         Returns:
             The loss, and the entropy of pi_i per row ``(batch,)``.
-
         """
         alpha = self.temperatures[agent]
         if self.config.actor_gradient == "exact":
@@ -217,7 +214,6 @@ class Hasac:
 
         Raises:
             KeyError, ValueError: if the checkpoint is of another task or other network sizes.
-
         """
         self.policies.net.load_state_dict(state["policies"])
         self.critic.load_state_dict(state["critic"])

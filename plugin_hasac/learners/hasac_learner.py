@@ -24,7 +24,6 @@ class HasacLearner:
         scheme: the host's episode scheme; unused.
         logger: the host's logger.
         args: the host's config as a namespace.
-
     """
 
     def __init__(self, mac: HasacMAC, scheme: dict, logger: Any, args: SimpleNamespace) -> None:
@@ -41,7 +40,6 @@ class HasacLearner:
             batch: the host's episode batch; unused, experience comes from ``mac.replay``.
             t_env: env steps so far.
             episode_num: unused.
-
         """
         config, replay = self.config, self.mac.replay
         if len(replay) < max(config.warmup_steps, 1):
@@ -73,7 +71,6 @@ class HasacLearner:
 
         Raises:
             UserError: if it is missing, damaged, or of another task or other network sizes.
-
         """
         source = Path(path) / CHECKPOINT
         if not source.is_file():

@@ -21,7 +21,6 @@ class TwinCritic:
         task: shapes.
         hidden_sizes, activation: of the networks.
         device, generator: see :class:`StackedMLP`.
-
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class TwinCritic:
 
         Returns:
             ``(2, batch, n_actions)``.
-
         """
         own = slice(agent * self.n_actions, (agent + 1) * self.n_actions)
         others = joint.clone()

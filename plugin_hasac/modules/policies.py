@@ -49,7 +49,6 @@ class CategoricalPolicies:
         normalize_input: LayerNorm on the observation (``use_feature_normalization``).
         share_param: one network for all agents, with the agent's one-hot id appended to its observation.
         device, generator: see :class:`StackedMLP`.
-
     """
 
     def __init__(
@@ -91,7 +90,6 @@ class CategoricalPolicies:
 
         Returns:
             ``(n_agents, batch, n_actions)``.
-
         """
         stacks: Sequence[Tensor] = self.net.stacks
         if self.share_param:

@@ -34,7 +34,6 @@ class StackedMLP:
         normalize_input: put a LayerNorm with learned scale and shift before the first layer.
         device: where the weights live; they are never moved, so that slices keep sharing memory with the stack.
         generator: CPU random generator of the initialisation.
-
     """
 
     def __init__(
@@ -93,7 +92,6 @@ class StackedMLP:
 
         Raises:
             ValueError: if the number of tensors or a shape differs.
-
         """
         if len(state) != len(self.stacks):
             raise ValueError(f"{len(state)} tensors, expected {len(self.stacks)}")

@@ -31,7 +31,6 @@ class HasacRunner:
 
     Raises:
         UserError: for impossible values, or an env that cannot be built or has unsupported spaces.
-
     """
 
     bridge: ClassVar[HostBridge]
@@ -77,7 +76,6 @@ class HasacRunner:
 
         Returns:
             What the host's loop expects; the experience itself is in ``mac.replay``.
-
         """
         returns = self._run_test() if test_mode else self._run_train()
         return self.bridge.run_result(self._placeholder(), returns)

@@ -12,7 +12,6 @@ class EpisodeStatistics:
 
     Args:
         n_envs: number of parallel envs.
-
     """
 
     def __init__(self, n_envs: int) -> None:
@@ -46,7 +45,6 @@ class EpisodeStatistics:
 
         Returns:
             The returns of the episodes that ended.
-
         """
         counted = ~dropped if active is None else ~dropped & active
         self._running_return += np.where(counted, reward, 0.0)

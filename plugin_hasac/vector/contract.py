@@ -20,7 +20,6 @@ class Outcome:
         truncated: the episode was cut off, by a time limit as a rule; it bootstraps.
         info: statistics of the episode; read at its end only.
         dropped: the env broke down during this step, so the transition is not data.
-
     """
 
     reward: float

@@ -22,7 +22,6 @@ class EnvArrays:
         task: shapes.
         n_envs: number of envs.
         allocate: makes an array of a shape and dtype, e.g. in memory that processes share.
-
     """
 
     def __init__(self, task: Task, n_envs: int, allocate: Allocate) -> None:
@@ -78,7 +77,6 @@ class EnvSlot:
         arrays: where it reads its action and writes its outcome.
         index: its place.
         auto_reset: begin the next episode at once when one ends.
-
     """
 
     def __init__(

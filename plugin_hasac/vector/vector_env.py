@@ -32,7 +32,6 @@ class VectorEnv:
 
     Raises:
         RuntimeError: from any method, if an env in a worker raised or its process died.
-
     """
 
     def __init__(
@@ -63,7 +62,6 @@ class VectorEnv:
 
         Returns:
             Index and statistics of each env whose episode ended, by index.
-
         """
         self.arrays.actions[:] = actions
         return self._backend.step()

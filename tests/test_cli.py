@@ -1,0 +1,106 @@
+"""Mistakes on the command line: one clear line, exit code 2, and nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+
+from plugin_hasac.config import HasacConfig
+from plugin_hasac.errors import UserError
+from plugin_hasac.hosts import find_host
+
+SPREAD = ("--config=hasac", "--env-config=simple_spread")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config=hasca", "--env-config=simple_spread"), "unknown --config 'hasca'. Did you mean 'hasac'?"),
+        (("--config=hasac", "--env-config=simple_sprad"), "Did you mean 'simple_spread'?"),
+        ((*SPREAD, "with", "n_stpe=3"), "unknown key 'n_stpe' after 'with'. Did you mean 'n_step'?"),
+        ((*SPREAD, "with", "n_step=0"), "n_step: 0 is not a whole number of at least 1"),
+        ((*SPREAD, "with", "n_step=two"), "n_step: 'two' is not"),
+        ((*SPREAD, "with", "alpha=-1"), "alpha: -1 is not"),
+        ((*SPREAD, "with", "hidden_sizes=[]"), "hidden_sizes: [] is not"),
+        ((*SPREAD, "with", "actor_gradient=reinforce"), "'exact' or 'gumbel'"),
+        ((*SPREAD, "with", "alpha=0"), "cannot start at 0"),
+        ((*SPREAD, "with", "alpha=[1,2]"), "2 temperatures for 3 agents"),
+        ((*SPREAD, "with", "replay_size=20"), "replay_size: 20 leaves too few steps"),
+        ((*SPREAD, "with", "warmup_steps=2000000"), "learning would never start"),
+        ((*SPREAD, "with", "t_max=-5"), "t_max: -5 is not a positive number"),
+        ((*SPREAD, "with", "n_step"), "'n_step' is not understood"),
+        ((*SPREAD, "with", "checkpoint_path=nowhere"), "checkpoint_path: nowhere is not"),
+        ((*SPREAD, "with", "env=simple"), "env 'simple' is not in the host's registry"),
+        (("--config=hasac", "--env-config=gymma"), "leaves open which task"),
+        ((*SPREAD, "with", "env_args.key=mpe:SimpleSpread-33-v0"), "env 'gymma' does not start"),
+        (("--config=hasac", "--env-config=matrix_game", "with", "env_args.key=chess"), "unknown matrix game 'chess'"),
+        ((*SPREAD, "--host=rllib"), "unknown host 'rllib'"),
+    ],
+)
+def test_one_clear_line(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
+    done = cli(*arguments)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("hasac: ")]
+    assert done.code == 2, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_unknown_key_in_a_config_file(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\nlearner: hasac_learner\nn_stepz: 3\n")
+    done = cli("--config=mine.yaml", "--env-config=simple_spread")
+    assert done.code == 2
+    assert "unknown key 'n_stepz' in" in done.stderr
+
+
+def test_broken_yaml(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: [mine\n")
+    done = cli("--config=mine.yaml", "--env-config=simple_spread")
+    assert done.code == 2
+    assert "is not valid YAML" in done.stderr
+
+
+def test_missing_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"'pymarlzooplus' is not installed; run \./install\.sh"):
+        find_host()
+
+
+def test_the_hosts_configs_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "algs").mkdir()
+    (tmp_path / "algs" / "qmix.yaml").write_text("name: ours\n")
+    (tmp_path / "algs" / "extra.yaml").write_text("name: ours\n")
+    monkeypatch.setattr("plugin_hasac.hosts.base.PLUGIN_CONFIG", tmp_path)
+    host = find_host()
+    assert host.config_path("algs", "qmix").parent == host.root / "config" / "algs"
+    assert host.config_path("algs", "extra").parent == tmp_path / "algs"
+
+
+def test_help(cli: Cli) -> None:
+    done = cli("--help")
+    assert done.code == 0
+    assert "hasac run --config=hasac --env-config=simple_spread" in done.stdout
+    for entry in (("-m", "plugin_hasac"), ("-c", "from plugin_hasac.cli.main import main; main()")):
+        assert cli("--help", entry=entry).stdout == done.stdout
+
+
+def test_listings(cli: Cli) -> None:
+    names = cli("configs").stdout
+    assert {"hasac", "masac", "qmix", "simple_spread", "gymma"} <= set(names.split())
+    options = cli("options").stdout
+    assert "n_step" in options
+
+
+def test_shipped_configs_hold_defaults_and_known_keys() -> None:
+    import yaml
+
+    from plugin_hasac.hosts.base import PLUGIN_CONFIG
+
+    host = find_host()
+    for path in (PLUGIN_CONFIG / "algs").glob("*.yaml"):
+        values = yaml.safe_load(path.read_text())
+        HasacConfig.from_mapping(values)
+        unknown = set(values) - set(HasacConfig.__dataclass_fields__) - set(host.defaults) - {"name", "learner"}
+        assert not unknown, path

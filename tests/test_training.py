@@ -1,0 +1,145 @@
+"""Whole runs through the real host: its loop, its envs, its logs, its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Cli, Finished
+
+TIMING = {"updates_per_second", "env_steps_per_second"}
+SMALL = (
+    "batch_size_run=4",
+    "hidden_sizes=[32,32]",
+    "replay_batch_size=64",
+    "warmup_steps=200",
+    "train_interval=25",
+    "t_max=1500",
+    "test_interval=500",
+    "test_nepisode=8",
+    "runner_log_interval=200",
+    "learner_log_interval=200",
+    "env_args.time_limit=10",
+    "seed=3",
+)
+SPREAD = ("--config=hasac", "--env-config=simple_spread", "with", *SMALL)
+
+
+def series(info: dict, key: str) -> list[float]:
+    return [value["value"] if isinstance(value, dict) else value for value in info[key]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One small run on simple spread that saves its models."""
+    import conftest
+
+    call = conftest.cli.__wrapped__(tmp_path_factory.mktemp("trained"))  # type: ignore[attr-defined]
+    done: Finished = call(*SPREAD, "save_model=True", "save_model_interval=500")
+    assert done.code == 0, done.stderr
+    return done
+
+
+def test_sacred_record_is_complete(trained: Finished) -> None:
+    folder = trained.runs("hasac")[-1]
+    assert folder.parent.name == "mpe:SimpleSpread-3-v0"
+    assert json.loads((folder / "run.json").read_text())["status"] == "COMPLETED"
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["name"], config["seed"], config["n_step"]) == ("hasac", 3, 5)
+    info = trained.info("hasac")
+    assert info["test_return_mean_T"] == [100, 600, 1100, 1600]
+    assert series(info, "test_ep_length_mean") == [10.0] * 4
+    for key in ("return_mean", "return_std", "ep_length_mean", "test_return_std", "env_steps_per_second"):
+        assert np.isfinite(series(info, key)).all()
+    for key in ("critic_loss", "critic_grad_norm", "q_mean", "entropy", "alpha", "actor_loss", "updates_per_second"):
+        assert np.isfinite(series(info, key)).all()
+    for agent in range(3):
+        for key in ("entropy", "alpha", "actor_loss", "grad_norm"):
+            assert len(series(info, f"agent_{agent}_{key}")) == len(series(info, "critic_loss"))
+
+
+def test_summary_at_the_end(trained: Finished) -> None:
+    folder = trained.runs("hasac")[-1]
+    assert f"final test return  {series(trained.info('hasac'), 'test_return_mean')[-1]:.2f}" in trained.stdout
+    assert str(folder / "learning_curve.png") in trained.stdout
+    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_loading_evaluates_to_the_same_return(trained: Finished, cli: Cli) -> None:
+    folder = trained.runs("hasac")[-1]
+    steps = sorted(int(path.name) for path in (folder / "models").iterdir())
+    tested = dict(zip(trained.info("hasac")["test_return_mean_T"], series(trained.info("hasac"), "test_return_mean")))
+    for load_step in (0, steps[1]):
+        loaded = load_step or steps[-1]
+        done = cli(*SPREAD, f"checkpoint_path={folder / 'models'}", f"load_step={load_step}", "evaluate=True")
+        assert done.code == 0, done.stderr
+        info = done.info("hasac")
+        assert info["test_return_mean_T"] == [loaded]
+        assert series(info, "test_return_mean") == [tested[loaded]]
+
+
+def test_damaged_and_unfitting_checkpoints(trained: Finished, cli: Cli, tmp_path: Path) -> None:
+    source = trained.runs("hasac")[-1] / "models"
+    step = max(source.iterdir(), key=lambda path: int(path.name))
+    damaged = tmp_path / "models" / step.name
+    damaged.mkdir(parents=True)
+    (damaged / "hasac.pt").write_bytes((step / "hasac.pt").read_bytes()[:1000])
+    done = cli(*SPREAD, f"checkpoint_path={tmp_path / 'models'}", "evaluate=True")
+    assert done.code == 2
+    assert "is damaged and cannot be read" in done.stderr
+    done = cli(*SPREAD, "hidden_sizes=[16]", f"checkpoint_path={source}", "evaluate=True")
+    assert done.code == 2
+    assert "does not fit this task or these network settings" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_same_seed_same_metrics_to_the_last_bit(trained: Finished, cli: Cli, workers: int) -> None:
+    done = cli(*SPREAD, f"env_workers={workers}")
+    assert done.code == 0, done.stderr
+    ours, theirs = trained.info("hasac"), done.info("hasac")
+    assert set(ours) == set(theirs)
+    for key in ours:
+        if not any(key.startswith(name) for name in TIMING):
+            assert ours[key] == theirs[key], key
+
+
+def test_baselines_of_the_host_run_by_the_same_command(cli: Cli) -> None:
+    done = cli(
+        "--config=qmix",
+        "--env-config=matrix_game",
+        "with",
+        "t_max=300",
+        "test_interval=100",
+        "env_args.key=penalty",
+        "seed=1",
+    )
+    assert done.code == 0, done.stderr
+    info = done.info("qmix")
+    assert len(series(info, "test_return_mean")) == 3
+    assert set(series(info, "test_return_mean")) <= {10.0, 2.0, 0.0, -100.0}  # greedy play of a matrix game
+
+
+# Foraging on a 5x5 grid: two players have to load the one food together; 1 if they do, 0 if not.
+FORAGING = (
+    "--env-config=gymma",
+    "with",
+    "env_args.key=lbforaging:Foraging-5x5-2p-1f-coop-v3",
+    "env_args.time_limit=25",
+    "seed=1",
+)
+LEARNING = ("hidden_sizes=[64,64]", "warmup_steps=2000", "t_max=20000", "test_interval=4000", "test_nepisode=100")
+
+
+@pytest.mark.parametrize(
+    ("variant", "learns"),
+    [((), True), (("lr=1e-9",), False), (("critic_lr=1e-9",), False)],
+    ids=["hasac", "frozen actors", "frozen critics"],
+)
+def test_learns_to_forage(cli: Cli, variant: tuple[str, ...], learns: bool) -> None:
+    done = cli("--config=hasac", *FORAGING, *LEARNING, *variant)
+    assert done.code == 0, done.stderr
+    final = series(done.info("hasac"), "test_return_mean")[-1]
+    assert (final > 0.8) == learns, final
