@@ -15,6 +15,12 @@ class UserError(Exception):
     exit_code = 2
 
 
+class RunFailedError(Exception):
+    """A run broke off inside the host; the message says with what, and where the host's console output lies."""
+
+    exit_code = 1
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known word, or an empty string."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

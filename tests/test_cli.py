@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+from plugin_hasac.cli.main import main
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.errors import UserError
 from plugin_hasac.hosts import find_host
@@ -26,7 +27,6 @@ SPREAD = ("--config=hasac", "--env-config=simple_spread")
         ((*SPREAD, "with", "hidden_sizes=[]"), "hidden_sizes: [] is not"),
         ((*SPREAD, "with", "actor_gradient=reinforce"), "'exact' or 'gumbel'"),
         ((*SPREAD, "with", "alpha=0"), "cannot start at 0"),
-        ((*SPREAD, "with", "alpha=[1,2]"), "2 temperatures for 3 agents"),
         ((*SPREAD, "with", "replay_size=20"), "replay_size: 20 leaves too few steps"),
         ((*SPREAD, "with", "warmup_steps=2000000"), "learning would never start"),
         ((*SPREAD, "with", "t_max=-5"), "t_max: -5 is not a positive number"),
@@ -34,32 +34,62 @@ SPREAD = ("--config=hasac", "--env-config=simple_spread")
         ((*SPREAD, "with", "checkpoint_path=nowhere"), "checkpoint_path: nowhere is not"),
         ((*SPREAD, "with", "env=simple"), "env 'simple' is not in the host's registry"),
         (("--config=hasac", "--env-config=gymma"), "leaves open which task"),
-        ((*SPREAD, "with", "env_args.key=mpe:SimpleSpread-33-v0"), "env 'gymma' does not start"),
-        (("--config=hasac", "--env-config=matrix_game", "with", "env_args.key=chess"), "unknown matrix game 'chess'"),
         ((*SPREAD, "--host=rllib"), "unknown host 'rllib'"),
     ],
 )
-def test_one_clear_line(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
-    done = cli(*arguments)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("hasac: ")]
-    assert done.code == 2, done.stderr
-    assert len(lines) == 1, done.stderr
+def test_one_clear_line(capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str) -> None:
+    assert refused(capfd, *arguments, message=message)
+
+
+def refused(capfd: pytest.CaptureFixture[str], *arguments: str, message: str) -> bool:
+    """The command, in this process, exits with 2 and one line that holds the message."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    output = capfd.readouterr()
+    lines = [line for line in output.err.splitlines() if line.startswith("hasac: ")]
+    assert stop.value.code == 2, output.err
+    assert len(lines) == 1, output.err
+    assert "Traceback" not in output.err + output.out
     assert message in lines[0]
+    return True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("env_args.key=mpe:SimpleSpread-33-v0",), "env 'gymma' does not start"),
+        (("alpha=[1,2]",), "2 temperatures for 3 agents"),
+    ],
+)
+def test_one_clear_line_from_inside_the_hosts_loop(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
+    done = cli(*SPREAD, "with", *arguments)
+    assert done.code == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("hasac: ")]
+    assert message in line
     assert "Traceback" not in done.stderr + done.stdout
 
 
-def test_unknown_key_in_a_config_file(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("name: mine\nlearner: hasac_learner\nn_stepz: 3\n")
-    done = cli("--config=mine.yaml", "--env-config=simple_spread")
-    assert done.code == 2
-    assert "unknown key 'n_stepz' in" in done.stderr
+def test_unknown_key_in_a_config_file(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("name: mine\nlearner: hasac_learner\nn_stepz: 3\n")
+    assert refused(capfd, f"--config={config}", SPREAD[1], message="unknown key 'n_stepz' in")
 
 
-def test_broken_yaml(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("name: [mine\n")
-    done = cli("--config=mine.yaml", "--env-config=simple_spread")
-    assert done.code == 2
-    assert "is not valid YAML" in done.stderr
+def test_broken_yaml(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text("name: [mine\n")
+    assert refused(capfd, f"--config={config}", SPREAD[1], message="is not valid YAML")
+
+
+def test_a_run_that_breaks_off(cli: Cli) -> None:
+    """A baseline that cannot take its settings fails inside the host, with the reason on one line."""
+    done = cli("--config=qmix", *SPREAD[1:], "with", "mixer=qmx", "t_max=100")
+    assert done.code == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("hasac: ")]
+    assert "the run failed with ValueError" in line
+    log = Path(line.split("console output: ")[1].rstrip(")"))
+    assert "Traceback" in log.read_text()
+    log.unlink()
 
 
 def test_missing_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from plugin_hasac import __version__
-from plugin_hasac.errors import UserError
+from plugin_hasac.errors import RunFailedError, UserError
 from plugin_hasac.hosts import compat
 
 compat.restore_imp()  # here, because the env workers of hosts import this module and nothing else of ours
@@ -81,9 +81,9 @@ def main(argv: list[str] | None = None) -> None:
             from plugin_hasac.cli.listing import list_options
 
             list_options()
-    except UserError as error:
+    except (UserError, RunFailedError) as error:
         print(f"hasac: {error}", file=sys.stderr)
-        sys.exit(UserError.exit_code)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("hasac: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -13,7 +13,7 @@ from typing import IO, Any
 from plugin_hasac.bench.curves import plot_learning_curve
 from plugin_hasac.cli.progress import Progress
 from plugin_hasac.config import HasacConfig, check_keys
-from plugin_hasac.errors import UserError, did_you_mean
+from plugin_hasac.errors import RunFailedError, UserError, did_you_mean
 from plugin_hasac.hosts import find_host
 from plugin_hasac.hosts.base import Host, merged, read_yaml
 
@@ -32,7 +32,7 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
 
     Raises:
         UserError: if anything that was asked for does not exist or cannot be.
-        SystemExit: with code 1 if the run fails.
+        RunFailedError: if the run breaks off.
     """
     host = find_host(host_name)
     params = [f"--config={host.host_argument('algs', alg)}", f"--env-config={host.host_argument('envs', env)}"]
@@ -64,10 +64,11 @@ def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, A
     alg_values = read_yaml(host.config_path("algs", alg))
     config = merged(merged(host.defaults, env_values), alg_values)
     ours = config.get("learner") == LEARNER
-    known = set(config) | host.keys_read_in_code | {"seed"}
+    known = set(host.defaults) | set(env_values) | host.keys_read_in_code | {"name", "learner", "seed"}
     if ours:
         known |= set(HasacConfig.__dataclass_fields__)
         check_keys(alg_values, known, f"in {host.config_path('algs', alg)}")
+    known |= set(alg_values)
     words = [word for word in updates if word != "with"]
     for word in words:
         if "=" not in word and not Path(word).is_file():
@@ -75,12 +76,6 @@ def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, A
     changes, _files = get_config_updates(words)
     check_keys(changes, known, "after 'with'")
     config = merged(config, changes)
-    if config.get("env") not in host.env_names():
-        name = str(config.get("env"))
-        raise UserError(
-            f"env '{name}' is not in the host's registry.{did_you_mean(name, host.env_names())} "
-            f"Expected one of: {', '.join(sorted(host.env_names()))}."
-        )
     env_args = config.get("env_args") or {}
     if env_args.get("map_name") is None and env_args.get("key") is None:
         raise UserError(
@@ -96,6 +91,12 @@ def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, A
         )
     if ours:
         HasacConfig.from_mapping(config)
+    name, names = str(config.get("env")), host.env_names()  # last, since it imports the host
+    if name not in names:
+        raise UserError(
+            f"env '{name}' is not in the host's registry.{did_you_mean(name, names)} "
+            f"Expected one of: {', '.join(sorted(names))}."
+        )
     return config
 
 
@@ -172,5 +173,4 @@ def _clear_failures(log: Path | None) -> Iterator[None]:
             raise
         origin = chain[-1]
         what = f"{type(origin).__name__}: {' '.join(str(origin).split())}"
-        print(f"hasac: the run failed with {what} (console output: {log})", file=sys.__stderr__)
-        raise SystemExit(1) from None
+        raise RunFailedError(f"the run failed with {what} (console output: {log})") from None
