@@ -122,24 +122,27 @@ def test_baselines_of_the_host_run_by_the_same_command(cli: Cli) -> None:
     assert set(series(info, "test_return_mean")) <= {10.0, 2.0, 0.0, -100.0}  # greedy play of a matrix game
 
 
-# Foraging on a 5x5 grid: two players have to load the one food together; 1 if they do, 0 if not.
-FORAGING = (
-    "--env-config=gymma",
+# Speaker-listener: random play returns about -170; with the goal understood and approached, about -60.
+LISTENING = (
+    "--config=hasac",
+    "--env-config=simple_speaker_listener",
     "with",
-    "env_args.key=lbforaging:Foraging-5x5-2p-1f-coop-v3",
-    "env_args.time_limit=25",
+    "hidden_sizes=[64,64]",
+    "replay_batch_size=128",
+    "warmup_steps=2000",
+    "t_max=10000",
+    "test_interval=10000",
     "seed=1",
 )
-LEARNING = ("hidden_sizes=[64,64]", "warmup_steps=2000", "t_max=20000", "test_interval=4000", "test_nepisode=100")
 
 
 @pytest.mark.parametrize(
     ("variant", "learns"),
-    [((), True), (("lr=1e-9",), False), (("critic_lr=1e-9",), False)],
-    ids=["hasac", "frozen actors", "frozen critics"],
+    [((), True), (("lr=1e-9",), False), (("critic_lr=1e-9",), False), (("warmup_steps=20000",), False)],
+    ids=["hasac", "frozen actors", "frozen critics", "no learning at all"],
 )
-def test_learns_to_forage(cli: Cli, variant: tuple[str, ...], learns: bool) -> None:
-    done = cli("--config=hasac", *FORAGING, *LEARNING, *variant)
+def test_learns_to_speak_and_listen(cli: Cli, variant: tuple[str, ...], learns: bool) -> None:
+    done = cli(*LISTENING, *variant)
     assert done.code == 0, done.stderr
     final = series(done.info("hasac"), "test_return_mean")[-1]
-    assert (final > 0.8) == learns, final
+    assert (final > -100) == learns, final

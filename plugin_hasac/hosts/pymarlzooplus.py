@@ -166,6 +166,8 @@ class PymarlzooplusRunner(HasacRunner):
     class bridge:  # noqa: N801 (a namespace, not a type that is instantiated)
         """See :class:`plugin_hasac.runners.bridge.HostBridge`."""
 
+        worker_modules = ("plugin_hasac.cli.main", __name__, "pymarlzooplus.envs")
+
         @staticmethod
         def env_factory(args: SimpleNamespace) -> Any:
             """Seeds travel in ``env_args``, as in the host's own runners."""

@@ -122,7 +122,7 @@ class Hasac:
             parameters = self.policies.parameters(agent)
             grad_norm = self._step(self._actor_optimizer(agent), parameters, loss)
             self.temperatures.update(agent, agent_entropy, avail, weight)
-            if self.config.sequential_update:
+            if self.config.sequential_update and agent != order[-1]:  # nobody responds to the last one
                 with torch.no_grad():
                     resampled = sample(self.policies.agent_log_probs(agent, obs, avail), self.generator)
                     own = slice(agent * self.task.n_actions, (agent + 1) * self.task.n_actions)

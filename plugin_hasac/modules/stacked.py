@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh, "silu": F.silu}
+
+def relu(x: Tensor) -> Tensor:
+    """ReLU, in place where no gradient is recorded (layers own their inputs)."""
+    return F.relu(x, inplace=not torch.is_grad_enabled())
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": relu, "tanh": torch.tanh, "silu": F.silu}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

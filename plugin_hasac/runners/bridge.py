@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -11,6 +11,8 @@ from plugin_hasac.vector.contract import StepEnv
 
 class HostBridge(Protocol):
     """Differences between hosts, as far as the runner meets them."""
+
+    worker_modules: Sequence[str]  # what an env worker has to import, for sharing it among workers
 
     def env_factory(self, args: SimpleNamespace) -> Callable[[int], StepEnv]:
         """A picklable constructor of the configured env that takes the env's seed."""

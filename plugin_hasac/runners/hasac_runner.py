@@ -158,6 +158,7 @@ class HasacRunner:
             seeds,
             workers=self.config.env_workers,
             auto_reset=auto_reset,
+            preload=self.bridge.worker_modules,
         )
 
     def _probe(self) -> StepEnv:

@@ -29,13 +29,21 @@ class VectorEnv:
         seeds: one per env, of its own randomness.
         workers: number of processes; 0 steps the envs in this process.
         auto_reset: begin the next episode at once when one ends.
+        preload: modules that every worker needs; imported once and shared instead of once per worker.
 
     Raises:
         RuntimeError: from any method, if an env in a worker raised or its process died.
     """
 
     def __init__(
-        self, task: Task, make_envs: Sequence[MakeEnv], seeds: Sequence[int], *, workers: int, auto_reset: bool
+        self,
+        task: Task,
+        make_envs: Sequence[MakeEnv],
+        seeds: Sequence[int],
+        *,
+        workers: int,
+        auto_reset: bool,
+        preload: Sequence[str] = (),
     ) -> None:
         self.task = task
         self.n_envs = len(make_envs)
@@ -45,6 +53,7 @@ class VectorEnv:
             self._backend = _InProcess(make_envs, seeds, self.arrays, range(self.n_envs), auto_reset)
         else:
             context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(list(preload))
             shared = _SharedArrays(context)
             self.arrays = EnvArrays(task, self.n_envs, shared.allocate)
             self._backend = _Workers(context, shared, task, make_envs, seeds, min(workers, self.n_envs), auto_reset)

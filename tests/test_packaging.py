@@ -1,0 +1,45 @@
+"""The wheel works outside the checkout, and the README's commands are the ones that CI runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from conftest import ROOT
+
+
+def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # a copy, so that building leaves nothing behind in the checkout
+    source.mkdir()
+    for name in ("plugin_hasac", "config", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*build, str(source)], check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("plugin_hasac-*.whl")
+    installed = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(installed)
+    shipped = {path.relative_to(ROOT / "config").as_posix() for path in (ROOT / "config").rglob("*.yaml")}
+    packed = {path.relative_to(installed / "plugin_hasac" / "configs").as_posix() for path in installed.rglob("*.yaml")}
+    assert packed == shipped
+    code = "from plugin_hasac.hosts import find_host; print(find_host().config_path('algs', 'hasac'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert Path(done.stdout.strip()) == installed / "plugin_hasac" / "configs" / "algs" / "hasac.yaml"
+
+
+def test_readme_commands() -> None:
+    main_job, tests = re.findall(r"```bash\n(.*?)\n```", (ROOT / "README.md").read_text(), flags=re.S)[:2]
+    assert "\n" not in main_job
+    assert "hasac run --config=hasac --env-config=simple_spread" in main_job
+    assert tests in (ROOT / ".ci" / "run").read_text()
