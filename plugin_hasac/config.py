@@ -70,8 +70,8 @@ class HasacConfig:
     """
 
     # What is learned from
-    gamma: float = option(0.99, _between(0, 1), "discount factor")
-    n_step: int = option(1, _integer(1), "steps of reward in the soft n-step target before it bootstraps")
+    gamma: float = option(0.95, _between(0, 1), "discount factor")
+    n_step: int = option(5, _integer(1), "steps of reward in the soft n-step target before it bootstraps")
     time_limit_bootstrap: str = option(
         "proper",
         _one_of("proper", "host"),
@@ -85,7 +85,7 @@ class HasacConfig:
     train_interval: int = option(50, _integer(1), "steps of every parallel env between two calls of the learner")
     update_per_train: float = option(1.0, _positive(), "gradient updates per step of all parallel envs")
     # Networks
-    hidden_sizes: tuple[int, ...] = option((128, 128), _sizes(), "hidden layers of policies and critics")
+    hidden_sizes: tuple[int, ...] = option((64, 64), _sizes(), "hidden layers of policies and critics")
     activation: str = option("relu", _one_of("relu", "tanh", "silu"), "activation of the hidden layers")
     use_feature_normalization: bool = option(True, _flag(), "LayerNorm on the observations")
     share_param: bool = option(False, _flag(), "one policy network for all agents instead of one each")
@@ -120,14 +120,14 @@ class HasacConfig:
     alpha: float | tuple[float, ...] = option(
         1.0, _alpha(), "temperature (its start when tuned), in reward units per nat; a list gives one per agent"
     )
-    alpha_lr: float = option(3e-4, _positive(), "learning rate of log(alpha)")
+    alpha_lr: float = option(1e-3, _positive(), "learning rate of log(alpha)")
     target_entropy: float | str = option(
         "auto",
         _optional((_number, "a number of nats"), "auto"),
         "target entropy of each policy; 'auto': target_entropy_fraction of the entropy of the uniform policy",
     )
     target_entropy_fraction: float = option(
-        0.3, _between(0, 1), "fraction of log(number of available actions) that 'auto' aims at"
+        0.2, _between(0, 1), "fraction of log(number of available actions) that 'auto' aims at"
     )
     # Machine
     env_workers: int = option(0, _integer(0), "processes that step the envs; 0: in the main process")

@@ -18,6 +18,7 @@ from plugin_hasac.components.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
+torch.set_num_threads(1)  # as hosts do; tiny tensors gain nothing from more
 
 
 def blank(task: Task, n_envs: int, value: float = 0.0) -> StepData:
