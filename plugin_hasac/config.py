@@ -71,7 +71,7 @@ class HasacConfig:
 
     # What is learned from
     gamma: float = option(0.95, _between(0, 1), "discount factor")
-    n_step: int = option(5, _integer(1), "steps of reward in the soft n-step target before it bootstraps")
+    n_step: int = option(1, _integer(1), "steps of reward in the soft n-step target before it bootstraps")
     time_limit_bootstrap: str = option(
         "proper",
         _one_of("proper", "host"),

@@ -47,7 +47,7 @@ def test_sacred_record_is_complete(trained: Finished) -> None:
     assert folder.parent.name == "mpe:SimpleSpread-3-v0"
     assert json.loads((folder / "run.json").read_text())["status"] == "COMPLETED"
     config = json.loads((folder / "config.json").read_text())
-    assert (config["name"], config["seed"], config["n_step"]) == ("hasac", 3, 5)
+    assert (config["name"], config["seed"], config["n_step"]) == ("hasac", 3, 1)
     info = trained.info("hasac")
     assert info["test_return_mean_T"] == [100, 600, 1100, 1600]
     assert series(info, "test_ep_length_mean") == [10.0] * 4
