@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 
 from plugin_hasac import __version__
 from plugin_hasac.errors import RunFailedError, UserError
 from plugin_hasac.hosts import compat
 
+warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # sacred's import; nothing a user can mend
 compat.restore_imp()  # here, because the env workers of hosts import this module and nothing else of ours
 
 DESCRIPTION = "HASAC (Heterogeneous-Agent Soft Actor-Critic) for PyMARL-family frameworks."

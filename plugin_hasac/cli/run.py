@@ -43,10 +43,9 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
         with _clear_failures(None):
             host.launch(params, None)
         return
-    with _host_console() as (terminal, log):
-        with _clear_failures(log), Progress(terminal, config) as progress:
-            host.launch(params, progress)
-        summary(host, config, progress, terminal)
+    with _host_console() as (terminal, log), _clear_failures(log), Progress(terminal, config) as progress:
+        host.launch(params, progress)
+    summary(host, config, progress)
 
 
 def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, A
     return config
 
 
-def summary(host: Host, config: dict[str, Any], progress: Progress, terminal: IO[str]) -> None:
+def summary(host: Host, config: dict[str, Any], progress: Progress) -> None:
     """Print where the results are and how the run ended."""
     folder = host.run_folder
     if folder is None:
@@ -114,7 +113,7 @@ def summary(host: Host, config: dict[str, Any], progress: Progress, terminal: IO
         plot_learning_curve(progress.tests, f"{config['name']} on {task_name(config)}", figure)
         lines.append(f"learning curve     {figure}")
     lines.append(f"sacred logs        {folder}")
-    print("\n".join(lines), file=terminal)
+    print("\n".join(lines))
 
 
 def task_name(config: dict[str, Any]) -> str:
@@ -125,7 +124,7 @@ def task_name(config: dict[str, Any]) -> str:
 
 @contextmanager
 def _host_console() -> Iterator[tuple[IO[str], Path]]:
-    """Send all that the host and its workers print to a file (sacred keeps its own copy), and yield the terminal.
+    """Send all that the host and its workers print to a file (sacred keeps its own copy); yield the real stderr.
 
     Works on file descriptors, since hosts have sacred capture them and env processes inherit them.
     """
