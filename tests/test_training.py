@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli, Finished
+from conftest import ROOT, Cli, Finished
 
 TIMING = {"updates_per_second", "env_steps_per_second"}
 SMALL = (
@@ -93,6 +97,31 @@ def test_damaged_and_unfitting_checkpoints(trained: Finished, cli: Cli, tmp_path
     assert done.code == 2
     assert "does not fit this task or these network settings" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_interrupting_leaves_nothing_running(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *SPREAD, "t_max=10000000", "env_workers=2"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("results/sacred/hasac/*/1/info.json")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "hasac: interrupted"
+    (record,) = tmp_path.glob("results/sacred/hasac/*/1/run.json")
+    assert json.loads(record.read_text())["status"] == "INTERRUPTED"
+    for _ in range(20):
+        if subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, check=False).returncode:
+            return
+        time.sleep(0.5)
+    raise AssertionError("processes of the run are still there")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

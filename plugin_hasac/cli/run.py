@@ -137,7 +137,13 @@ def _host_console() -> Iterator[tuple[IO[str], Path]]:
     try:
         with os.fdopen(os.dup(saved[1]), "w", buffering=1) as terminal:
             yield terminal, Path(name)
-            Path(name).unlink()  # only when all went well
+    except RunFailedError:
+        raise  # and keep the file, which the message names
+    except BaseException:
+        Path(name).unlink()
+        raise
+    else:
+        Path(name).unlink()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

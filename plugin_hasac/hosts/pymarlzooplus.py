@@ -169,9 +169,9 @@ class PymarlzooplusRunner(HasacRunner):
         worker_modules = ("plugin_hasac.cli.main", __name__, "pymarlzooplus.envs")
 
         @staticmethod
-        def env_factory(args: SimpleNamespace) -> Any:
+        def env_factory(args: SimpleNamespace, proper_time_limits: bool) -> Any:
             """Seeds travel in ``env_args``, as in the host's own runners."""
-            return partial(_build_env, args.env, dict(args.env_args), args.time_limit_bootstrap == "proper")
+            return partial(_build_env, args.env, dict(args.env_args), proper_time_limits)
 
         @staticmethod
         def run_result(episode_batch: Any, returns: list[float]) -> Any:

@@ -14,8 +14,13 @@ class HostBridge(Protocol):
 
     worker_modules: Sequence[str]  # what an env worker has to import, for sharing it among workers
 
-    def env_factory(self, args: SimpleNamespace) -> Callable[[int], StepEnv]:
-        """A picklable constructor of the configured env that takes the env's seed."""
+    def env_factory(self, args: SimpleNamespace, proper_time_limits: bool) -> Callable[[int], StepEnv]:
+        """A picklable constructor of the configured env that takes the env's seed.
+
+        Args:
+            args: the host's config.
+            proper_time_limits: see ``time_limit_bootstrap`` in :class:`plugin_hasac.config.HasacConfig`.
+        """
 
     def run_result(self, episode_batch: Any, returns: list[float]) -> Any:
         """What the host's loop expects ``runner.run`` to return."""

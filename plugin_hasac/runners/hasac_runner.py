@@ -39,7 +39,7 @@ class HasacRunner:
         self.args, self.logger = args, logger
         self.config = HasacConfig.from_mapping(vars(args))
         self.batch_size: int = args.batch_size_run
-        self._make_env = self.bridge.env_factory(args)
+        self._make_env = self.bridge.env_factory(args, self.config.time_limit_bootstrap == "proper")
         self.task = args.hasac_task = self._probe().task
         self.envs = self._vector_env(auto_reset=True)
         self.test_envs: VectorEnv | None = None
