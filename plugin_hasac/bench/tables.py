@@ -12,12 +12,12 @@ from plugin_hasac.bench.records import Record
 def final_scores(records: Sequence[Record], at_step: int) -> dict[str, dict[str, list[float]]]:
     """Mean return of the last test up to a step, by task and algorithm, one value per seed.
 
-    Runs whose tests end more than a tenth earlier are left out.
+    Runs whose tests end more than 2% earlier are left out.
     """
     scores: dict[str, dict[str, list[float]]] = {}
     for record in records:
         reached = [value for step, value in zip(record.steps, record.test_returns) if step <= 1.02 * at_step]
-        if record.steps[-1] >= 0.9 * at_step:
+        if record.steps[-1] >= 0.98 * at_step:
             scores.setdefault(record.task, {}).setdefault(record.algorithm, []).append(reached[-1])
     return scores
 

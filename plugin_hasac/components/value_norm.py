@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from plugin_hasac.modules.critics import TwinCritic
-
 MIN_STD = 1e-2  # of the targets, in reward units: keeps near-constant targets from being blown up into noise
+
+
+class Rescalable(Protocol):
+    """A critic whose outputs can be rescaled through its last layer."""
+
+    def rescale_output(self, scale: Tensor, shift: Tensor) -> None:
+        """Replace every output q by ``scale * q + shift``."""
 
 
 class ValueNorm:
@@ -26,7 +32,7 @@ class ValueNorm:
         device: where the statistics live.
     """
 
-    def __init__(self, enabled: bool, critics: Sequence[TwinCritic], *, decay: float, device: torch.device) -> None:
+    def __init__(self, enabled: bool, critics: Sequence[Rescalable], *, decay: float, device: torch.device) -> None:
         self.enabled = enabled
         self.critics = critics
         self.decay = decay

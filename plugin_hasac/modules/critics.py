@@ -105,7 +105,7 @@ class TwinCritic:
         torch._foreach_lerp_(self.net.stacks, other.net.stacks, polyak)
 
     @torch.no_grad()
-    def rescale_output(self, scale: float | Tensor, shift: float | Tensor) -> None:
+    def rescale_output(self, scale: Tensor, shift: Tensor) -> None:
         """Replace every output q by ``scale * q + shift`` through the last layer's weights."""
         weight, bias = self.net.stacks[-2], self.net.stacks[-1]
         weight.mul_(scale)
