@@ -77,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.processor()} x{options.threads}"
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} x{options.threads}"
     table = Table("task", "actor gradient", "ms per update", title=f"{where}, batch {options.batch}")
     results = []
     for name, task in SHAPES.items():

@@ -107,7 +107,8 @@ def summary(host: Host, config: dict[str, Any], progress: Progress) -> None:
     lines = []
     if progress.tests:
         t_env, value = progress.tests[-1]
-        lines.append(f"final test return  {value:.2f}  (greedy, {config['test_nepisode']} episodes, at step {t_env:,})")
+        how = f"{'greedy' if config['test_greedy'] else 'sampled'}, {config['test_nepisode']} episodes"
+        lines.append(f"final test return  {value:.2f}  ({how}, at step {t_env:,})")
     if len(progress.tests) > 1:
         figure = folder / "learning_curve.png"
         plot_learning_curve(progress.tests, f"{config['name']} on {task_name(config)}", figure)

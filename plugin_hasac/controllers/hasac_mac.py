@@ -34,17 +34,18 @@ class HasacMAC:
         self.learner: Any = None  # some hosts hang the learner here
 
     @torch.no_grad()
-    def act(self, now: StepData, *, greedy: bool) -> np.ndarray:
+    def act(self, now: StepData, *, greedy: bool = False, sampler: torch.Generator | None = None) -> np.ndarray:
         """Actions ``(n_envs, n_agents)`` of all agents in all envs by one batched evaluation.
 
         Args:
             now: what the envs show.
             greedy: the most probable action instead of a sample.
+            sampler: random generator of the samples, by default the one of the training episodes.
         """
         avail = now.avail | ~now.avail.any(-1, keepdims=True)  # an env that is over may offer nothing
         log_probs = self.algorithm.policies.log_probs(
             torch.from_numpy(now.obs).to(self.device).transpose(0, 1),
             torch.from_numpy(avail).to(self.device).transpose(0, 1),
         )
-        actions = log_probs.argmax(-1) if greedy else sample(log_probs, self._generator)
+        actions = log_probs.argmax(-1) if greedy else sample(log_probs, sampler or self._generator)
         return actions.T.cpu().numpy()

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.controllers.hasac_mac import HasacMAC
@@ -41,6 +42,7 @@ class HasacRunner:
         self.batch_size: int = args.batch_size_run
         self._make_env = self.bridge.env_factory(args, self.config.time_limit_bootstrap == "proper")
         self.task = args.hasac_task = self._probe().task
+        self.config.initial_alphas(self.task.n_agents)  # refuse a list of the wrong length before any env starts
         self.envs = self._vector_env(auto_reset=True)
         self.test_envs: VectorEnv | None = None
 
@@ -96,13 +98,13 @@ class HasacRunner:
         if not self._started:
             self.envs.reset()
             replay.start(arrays.now)
-            self._started = True
+            self._started, self._clock = True, (self.t_env, time.perf_counter())
         finished = []
         for _ in range(self.config.train_interval):
             if len(replay) < self.config.warmup_steps and not self.mac.restored:
                 actions = self._random_actions(arrays.now.avail)
             else:
-                actions = self.mac.act(arrays.now, greedy=False)
+                actions = self.mac.act(arrays.now)
             ended = self.envs.step(actions)
             replay.add(
                 actions, arrays.reward, arrays.terminated, arrays.ended, arrays.successor, arrays.now, arrays.dropped
@@ -137,10 +139,11 @@ class HasacRunner:
             for i in range(self.batch_size)
         ]
         self.test_envs.reset(seeds)
+        sampler = None if self.args.test_greedy else torch.Generator(self.mac.device).manual_seed(seeds[0])
         finished = []
         while arrays.active.any():
             arrays.reward[~arrays.active] = 0.0
-            ended = self.test_envs.step(self.mac.act(arrays.now, greedy=self.args.test_greedy))
+            ended = self.test_envs.step(self.mac.act(arrays.now, greedy=self.args.test_greedy, sampler=sampler))
             finished += self.test_stats.step(arrays.reward, ended, arrays.dropped & arrays.active, arrays.active)
             arrays.active[[index for index, _ in ended]] = False
         self._tested = (self.t_env, first + self.batch_size)
