@@ -22,7 +22,7 @@ class Record:
         steps: env steps at each test.
         test_returns: mean return of each test, in reward units.
         settings: config values that decide what was compared.
-        machine: versions and processor, as sacred recorded them.
+        machine: Python version and processor, as sacred recorded them.
     """
 
     algorithm: str
@@ -58,7 +58,7 @@ def read_sacred(folder: Path) -> Record:
         steps=[int(step) for step in info["test_return_mean_T"]],
         test_returns=[float(v["value"] if isinstance(v, dict) else v) for v in info["test_return_mean"]],
         settings={key: config[key] for key in SETTINGS if key in config},
-        machine={"python": host.get("python_version"), "cpu": host.get("cpu"), "os": host.get("os")},
+        machine={"python": host.get("python_version"), "cpu": host.get("cpu")},
     )
 
 

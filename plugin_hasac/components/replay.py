@@ -86,7 +86,6 @@ class StepReplay:
         self.acted = column(dtype=torch.bool)  # the row has an action: it can start a transition
         self.continues = column(dtype=torch.bool)  # so has its successor, in the same episode
 
-        self.ring = torch.arange(n_envs, device=device) * self.rows  # first row of each env's ring
         self.head = np.zeros(n_envs, dtype=np.int64)  # the row that waits for its action, within the ring
         self.linked = np.zeros(n_envs, dtype=bool)  # the row before head leads to it
         self.written = 1  # highest number of rows in use in any ring
