@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -107,21 +109,35 @@ def test_interrupting_leaves_nothing_running(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Shells start background jobs with interrupts ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no threads here)
     )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("results/sacred/hasac/*/1/info.json")) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert errors.splitlines()[-1] == "hasac: interrupted"
-    (record,) = tmp_path.glob("results/sacred/hasac/*/1/run.json")
-    assert json.loads(record.read_text())["status"] == "INTERRUPTED"
-    for _ in range(20):
-        if subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, check=False).returncode:
-            return
-        time.sleep(0.5)
-    raise AssertionError("processes of the run are still there")
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("results/sacred/hasac/*/1/info.json")) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130, errors
+        assert errors.splitlines()[-1] == "hasac: interrupted"
+        (record,) = tmp_path.glob("results/sacred/hasac/*/1/run.json")
+        assert json.loads(record.read_text())["status"] == "INTERRUPTED"
+        deadline = time.monotonic() + 10
+        while group_lives(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not group_lives(process.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def group_lives(group: int) -> bool:
+    """Whether any process of a process group is there."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
