@@ -30,3 +30,7 @@ class Task:
     def joint_action_dim(self) -> int:
         """Length of the concatenated one-hot joint action, the critics' second input."""
         return self.n_agents * self.n_actions
+
+    def own_block(self, agent: int) -> slice:
+        """Where an agent's one-hot action lies in the joint action."""
+        return slice(agent * self.n_actions, (agent + 1) * self.n_actions)

@@ -125,7 +125,7 @@ class Hasac:
             if self.config.sequential_update and agent != order[-1]:  # nobody responds to the last one
                 with torch.no_grad():
                     resampled = sample(self.policies.agent_log_probs(agent, obs, avail), self.generator)
-                    own = slice(agent * self.task.n_actions, (agent + 1) * self.task.n_actions)
+                    own = self.task.own_block(agent)
                     joint[:, own] = F.one_hot(resampled, self.task.n_actions).to(joint.dtype)
             metrics |= {
                 f"agent_{agent}_actor_loss": loss.detach(),
@@ -157,7 +157,7 @@ class Hasac:
                 q = self.value_norm.denormalize(q)
             value = (log_probs.exp() * (q - alpha * log_probs)).sum(-1)
         else:
-            own = slice(agent * self.task.n_actions, (agent + 1) * self.task.n_actions)
+            own = self.task.own_block(agent)
             action = gumbel_softmax(log_probs, self.generator)
             joint = torch.cat([joint[:, : own.start], action, joint[:, own.stop :]], dim=-1)
             q = self.critic.head(embedded_state + self.critic.embed_actions(joint)).amin(0)

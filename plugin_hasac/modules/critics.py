@@ -32,8 +32,8 @@ class TwinCritic:
         device: torch.device,
         generator: torch.Generator,
     ) -> None:
+        self.task = task
         self.state_dim = task.state_dim
-        self.n_actions = task.n_actions
         self.net = StackedMLP(
             2,
             (task.state_dim + task.joint_action_dim, *hidden_sizes, 1),
@@ -77,13 +77,13 @@ class TwinCritic:
         Returns:
             ``(2, batch, n_actions)``.
         """
-        own = slice(agent * self.n_actions, (agent + 1) * self.n_actions)
+        own = self.task.own_block(agent)
         others = joint.clone()
         others[:, own] = 0.0
         context = embedded_state + self.embed_actions(others)
         weight = self.params[0][:, self.state_dim :][:, own]
         rows = (context[:, :, None] + weight[:, None]).flatten(1, 2)
-        return self.head(rows).unflatten(1, (-1, self.n_actions))
+        return self.head(rows).unflatten(1, (-1, self.task.n_actions))
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
