@@ -18,7 +18,7 @@ class StepData:
     Attributes:
         obs: ``(n_envs, n_agents, obs_dim)`` float32.
         state: ``(n_envs, state_dim)`` float32.
-        avail: ``(n_envs, n_agents, n_actions)`` bool.
+        avail: ``(n_envs, n_agents, avail_dim)`` bool.
     """
 
     obs: np.ndarray
@@ -33,8 +33,8 @@ class TransitionBatch:
     Attributes:
         obs, next_obs: ``(n_agents, batch, obs_dim)``.
         state, next_state: ``(batch, state_dim)``.
-        avail, next_avail: ``(n_agents, batch, n_actions)`` bool.
-        actions: ``(n_agents, batch)`` int64.
+        avail, next_avail: ``(n_agents, batch, avail_dim)`` bool.
+        actions: ``(n_agents, batch, action_width)``, in the env's units; int64 if all are indices, else float32.
         returns: ``(batch,)``, R_k' = sum of gamma^j r_{t+j} over the k' steps really taken, in reward units.
         bootstrap: ``(batch,)``, gamma^k', or 0 where the k'-th step terminated the episode.
     """
@@ -79,8 +79,10 @@ class StepReplay:
 
         self.obs = column(task.n_agents, task.obs_dim, dtype=torch.float32)
         self.state = column(task.state_dim, dtype=torch.float32)
-        self.avail = column(task.n_agents, task.n_actions, dtype=torch.bool)
-        self.actions = column(task.n_agents, dtype=torch.int16)
+        self.avail = column(task.n_agents, task.avail_dim, dtype=torch.bool)
+        self.actions = column(
+            task.n_agents, task.action_width, dtype=torch.int16 if task.is_discrete else torch.float32
+        )
         self.reward = column(dtype=torch.float32)
         self.terminated = column(dtype=torch.bool)
         self.acted = column(dtype=torch.bool)  # the row has an action: it can start a transition
@@ -113,7 +115,7 @@ class StepReplay:
         """Write one vector step.
 
         Args:
-            actions: ``(n_envs, n_agents)``, taken in the rows that wait.
+            actions: ``(n_envs, n_agents, action_width)``, taken in the rows that wait.
             reward: ``(n_envs,)``.
             terminated: ``(n_envs,)`` bool: the task ended, nothing is bootstrapped. A time limit is not termination.
             ended: ``(n_envs,)`` bool: the episode ended, for whatever reason.
@@ -124,7 +126,7 @@ class StepReplay:
         kept = np.ones(self.n_envs, dtype=bool) if dropped is None else ~dropped
         envs = np.flatnonzero(kept)
         current = self._flat(envs, self.head[envs])
-        self.actions[current] = self._tensor(actions[envs], torch.int16)
+        self.actions[current] = self._tensor(actions[envs], self.actions.dtype)
         self.reward[current] = self._tensor(reward[envs], torch.float32)
         self.terminated[current] = self._tensor(terminated[envs], torch.bool)
         self.continues[current] = False
@@ -164,13 +166,17 @@ class StepReplay:
             obs=self.obs[start].transpose(0, 1),
             state=self.state[start],
             avail=self.avail[start].transpose(0, 1),
-            actions=self.actions[start].long().T,
+            actions=self._wide(self.actions[start].transpose(0, 1)),
             returns=(reached * gamma**offsets * self.reward[span]).sum(1),
             bootstrap=gamma**steps * ~self.terminated[last],
             next_obs=self.obs[end].transpose(0, 1),
             next_state=self.state[end],
             next_avail=self.avail[end].transpose(0, 1),
         )
+
+    @staticmethod
+    def _wide(actions: Tensor) -> Tensor:
+        return actions if actions.is_floating_point() else actions.long()
 
     def _draw(self, batch_size: int) -> tuple[Tensor, Tensor]:
         def draw(high: int) -> Tensor:

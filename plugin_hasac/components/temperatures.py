@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from plugin_hasac.components.action_spaces import ActionSpace, Box, Categorical
+
 
 class Temperatures:
     """One temperature per agent.
@@ -18,8 +20,9 @@ class Temperatures:
         initial: starting value of each alpha_i, also its value for good when ``auto`` is off.
         auto: tune the temperatures.
         lr: Adam's learning rate for log(alpha).
-        target: target entropy in nats, or ``None`` for ``fraction * log(number of available actions)`` of each state.
-        fraction: see ``target``.
+        spaces: the agents' action spaces.
+        target: target entropy in nats, or ``None`` for :meth:`target_entropy`'s own.
+        fraction: see :meth:`target_entropy`.
         device: where they live.
     """
 
@@ -29,11 +32,13 @@ class Temperatures:
         *,
         auto: bool,
         lr: float,
+        spaces: Sequence[ActionSpace],
         target: float | None,
         fraction: float,
         device: torch.device,
     ) -> None:
         self.auto = auto
+        self.spaces = spaces
         self.target = target
         self.fraction = fraction
         self.log_alpha = torch.tensor(initial, device=device).log()
@@ -47,11 +52,20 @@ class Temperatures:
     def __getitem__(self, agent: int) -> Tensor:
         return self.log_alpha[agent].exp()
 
-    def target_entropy(self, avail: Tensor) -> Tensor:
-        """Target in nats for each row of an availability mask, ``(batch, n_actions) -> (batch,)``."""
+    def target_entropy(self, agent: int, avail: Tensor) -> Tensor:
+        """Target in nats for each row of an availability mask, ``(batch, avail_dim) -> (batch,)``.
+
+        Discrete: ``fraction`` of the entropy of the uniform policy over the available choices. Box: minus the number of
+        dimensions on the [-1, 1] scale (Haarnoja et al., 2018, appendix D), expressed in the env's units.
+        """
+        space = self.spaces[agent]
         if self.target is not None:
             return torch.full(avail.shape[:-1], self.target, device=avail.device)
-        return self.fraction * avail.sum(-1).log()
+        if isinstance(space, Box):
+            return torch.full(avail.shape[:-1], space.log_scale - space.width, device=avail.device)
+        assert isinstance(space, Categorical)
+        counts = torch.stack([avail[..., factor].sum(-1) for factor in space.factors()])
+        return self.fraction * counts.log().sum(0)
 
     def update(self, agent: int, entropy: Tensor, avail: Tensor, weight: Tensor) -> None:
         """One step of alpha_i.
@@ -59,13 +73,13 @@ class Temperatures:
         Args:
             agent: index i.
             entropy: entropy of pi_i (or a sample of -log pi_i) per row, ``(batch,)``.
-            avail: ``(batch, n_actions)``.
+            avail: ``(batch, avail_dim)``.
             weight: averaging weights of the rows, ``(batch,)``; dead rows have 0.
         """
         if not self.auto:
             return
         member = self.members[agent]
-        gap = (weight * (entropy.detach() - self.target_entropy(avail))).sum()
+        gap = (weight * (entropy.detach() - self.target_entropy(agent, avail))).sum()
         member.grad = gap  # d/d log(alpha) of log(alpha) * gap
         self.optimizers[agent].step()
 

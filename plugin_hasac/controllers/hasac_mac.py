@@ -11,7 +11,6 @@ import torch
 from plugin_hasac.components.replay import StepData, StepReplay
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.learners.hasac import Hasac
-from plugin_hasac.modules.policies import sample
 
 
 class HasacMAC:
@@ -35,17 +34,18 @@ class HasacMAC:
 
     @torch.no_grad()
     def act(self, now: StepData, *, greedy: bool = False, sampler: torch.Generator | None = None) -> np.ndarray:
-        """Actions ``(n_envs, n_agents)`` of all agents in all envs by one batched evaluation.
+        """Actions ``(n_envs, n_agents, action_width)`` of all agents in all envs by one batched evaluation.
 
         Args:
             now: what the envs show.
-            greedy: the most probable action instead of a sample.
+            greedy: the mode (Box: the squashed mean) instead of a sample.
             sampler: random generator of the samples, by default the one of the training episodes.
         """
         avail = now.avail | ~now.avail.any(-1, keepdims=True)  # an env that is over may offer nothing
-        log_probs = self.algorithm.policies.log_probs(
+        actions = self.algorithm.policies.act(
             torch.from_numpy(now.obs).to(self.device).transpose(0, 1),
             torch.from_numpy(avail).to(self.device).transpose(0, 1),
+            greedy=greedy,
+            generator=sampler or self._generator,
         )
-        actions = log_probs.argmax(-1) if greedy else sample(log_probs, sampler or self._generator)
-        return actions.T.cpu().numpy()
+        return actions.transpose(0, 1).cpu().numpy()

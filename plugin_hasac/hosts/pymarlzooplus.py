@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from plugin_hasac.components.task import Task
+from plugin_hasac.components.action_spaces import Categorical, from_gymnasium
+from plugin_hasac.components.task import AgentSpec, Task
 from plugin_hasac.controllers.hasac_mac import HasacMAC
 from plugin_hasac.envs import REGISTRY as OUR_ENVS
 from plugin_hasac.errors import UserError
@@ -116,6 +117,13 @@ class PymarlzooplusEnv(StepEnv):
         self.proper_time_limits = proper_time_limits
         self._accepts_seed = "seed" in inspect.signature(self.env.reset).parameters
         self._t = 0
+        self.task = self._task(name)
+
+    def _task(self, name: str) -> Task:
+        if hasattr(self.env, "action_spaces"):  # an env of ours: any spaces, agents may differ
+            spaces = [from_gymnasium(s, f"agent {i} of env '{name}'") for i, s in enumerate(self.env.action_spaces)]
+            agents = tuple(AgentSpec(size, space) for size, space in zip(self.env.observation_sizes, spaces))
+            return Task(agents, self.env.state_size, self.env.episode_limit)
         info = self.env.get_env_info()
         for key in ("obs_shape", "state_shape"):
             if not isinstance(info[key], (int, np.integer)):
@@ -123,7 +131,7 @@ class PymarlzooplusEnv(StepEnv):
                     f"env '{name}' has a {key} of {info[key]}; HASAC's networks take flat vectors, not images. "
                     "Choose an image encoder in env_args, or another env."
                 )
-        self.task = Task(
+        return Task.discrete(
             n_agents=int(info["n_agents"]),
             obs_dim=int(info["obs_shape"]),
             state_dim=int(info["state_shape"]),
@@ -147,13 +155,24 @@ class PymarlzooplusEnv(StepEnv):
 
     def step(self, actions: np.ndarray) -> Outcome:
         """See :class:`StepEnv`."""
-        reward, done, info = self.env.step(actions)
+        reward, done, info = self.env.step(self._own_actions(actions))
         self._t += 1
         # The host's key for time-outs decides where an env sets it. Most do not: the host drops gymnasium's truncation
         # flag on the way, and some envs count time themselves and call it the end. There an episode of full length
         # counts as cut off.
         cut_off = bool(info.get("episode_limit", self.proper_time_limits and self._t >= self.task.episode_limit))
         return Outcome(float(reward), bool(done and not cut_off), bool(done and cut_off), info)
+
+    def _own_actions(self, actions: np.ndarray) -> Any:
+        """Unpad: an index per Discrete agent, else a vector."""
+        if self.task.is_discrete and self.task.action_width == 1:
+            return actions[:, 0]
+        spaces = [agent.action for agent in self.task.agents]
+        own = [action[: space.width] for action, space in zip(actions, spaces)]
+        return [
+            (int(action[0]) if space.width == 1 else action.astype(int)) if isinstance(space, Categorical) else action
+            for action, space in zip(own, spaces)
+        ]
 
     def close(self) -> None:
         """Close the env."""

@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plugin_hasac.components.action_spaces import ActionSpace
 from plugin_hasac.components.replay import TransitionBatch
 from plugin_hasac.components.task import Task
 from plugin_hasac.components.temperatures import Temperatures
 from plugin_hasac.components.value_norm import ValueNorm
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.modules.critics import TwinCritic
-from plugin_hasac.modules.policies import CategoricalPolicies, entropy, gumbel_softmax, sample
+from plugin_hasac.modules.distributions import MaskedCategorical, SquashedGaussian
+from plugin_hasac.modules.policies import Policies
 
 Metrics = dict[str, Tensor]
 
@@ -35,7 +37,7 @@ class Hasac:
         init = torch.Generator().manual_seed(seed)
         shape: dict[str, Any] = {"hidden_sizes": config.hidden_sizes, "activation": config.activation}
         shape |= {"device": device, "generator": init}
-        self.policies = CategoricalPolicies(
+        self.policies = Policies(
             task, normalize_input=config.use_feature_normalization, share_param=config.share_param, **shape
         )
         self.critic, self.target_critic = TwinCritic(task, **shape), TwinCritic(task, **shape)
@@ -47,15 +49,14 @@ class Hasac:
             config.initial_alphas(task.n_agents),
             auto=config.auto_alpha,
             lr=config.alpha_lr,
+            spaces=[agent.action for agent in task.agents],
             target=config.target_entropy_nats,
             fraction=config.target_entropy_fraction,
             device=device,
         )
         self.critic_optimizer = torch.optim.Adam(self.critic.params, lr=config.critic_lr, fused=True)
-        n_networks = 1 if config.share_param else task.n_agents
-        self.actor_optimizers = [
-            torch.optim.Adam(self.policies.parameters(agent), lr=config.lr, fused=True) for agent in range(n_networks)
-        ]
+        parameters = {self.policies.network(agent): self.policies.parameters(agent) for agent in range(task.n_agents)}
+        self.actor_optimizers = [torch.optim.Adam(parameters[n], lr=config.lr, fused=True) for n in sorted(parameters)]
         self.generator = torch.Generator(device).manual_seed(seed)  # action samples of the update
         self.order_generator = torch.Generator().manual_seed(seed)
 
@@ -74,11 +75,9 @@ class Hasac:
 
         ``y = R_k' + gamma^k' (1 - terminated) [min_j Q_j(s', a') - sum_i alpha_i log pi_i(a'_i | o'_i)]``
         """
-        log_probs = self.policies.log_probs(batch.next_obs, batch.next_avail)
-        actions = sample(log_probs, self.generator)
-        chosen = log_probs.gather(-1, actions[..., None]).squeeze(-1)
-        entropy_bonus = -self.temperatures.values() @ chosen
-        next_q = self.target_critic.values(batch.next_state, self.one_hot(actions))
+        joint, log_probs = self.policies.sample(batch.next_obs, batch.next_avail, self.generator)
+        entropy_bonus = -self.temperatures.values() @ log_probs
+        next_q = self.target_critic.values(batch.next_state, joint)
         next_q = self.value_norm.denormalize(next_q.amin(0))
         return batch.returns + batch.bootstrap * (next_q + entropy_bonus)
 
@@ -87,7 +86,7 @@ class Hasac:
         target = self.soft_target(batch)
         self.value_norm.update(target)
         target = self.value_norm.normalize(target)
-        q = self.critic.values(batch.state, self.one_hot(batch.actions))
+        q = self.critic.values(batch.state, self.policies.encode(batch.actions))
         if self.config.use_huber_loss:
             loss = F.huber_loss(q, target.expand_as(q), delta=self.config.huber_delta, reduction="none")
         else:
@@ -111,22 +110,21 @@ class Hasac:
         if order is None:
             order = range(n_agents) if self.config.fixed_order else self._permutation()
         with torch.no_grad():
-            actions = sample(self.policies.log_probs(batch.obs, batch.avail), self.generator)
-            joint = self.one_hot(actions)
+            joint, _ = self.policies.sample(batch.obs, batch.avail, self.generator)
             embedded_state = self.critic.embed_state(batch.state)
         for agent in order:
-            obs, avail = batch.obs[agent], batch.avail[agent]
-            weight = self._alive_weight(avail)
-            log_probs = self.policies.agent_log_probs(agent, obs, avail)
-            loss, agent_entropy = self.actor_objective(agent, log_probs, embedded_state, joint, weight)
+            space = self.task.agents[agent].action
+            obs, avail = batch.obs[agent], batch.avail[agent][:, : space.avail_dim]
+            weight = self._alive_weight(space, avail)
+            policy = self.policies.of_agent(agent, obs, avail)
+            loss, agent_entropy = self.actor_objective(agent, policy, embedded_state, joint, weight)
             parameters = self.policies.parameters(agent)
             grad_norm = self._step(self._actor_optimizer(agent), parameters, loss)
             self.temperatures.update(agent, agent_entropy, avail, weight)
             if self.config.sequential_update and agent != order[-1]:  # nobody responds to the last one
                 with torch.no_grad():
-                    resampled = sample(self.policies.agent_log_probs(agent, obs, avail), self.generator)
-                    own = self.task.own_block(agent)
-                    joint[:, own] = F.one_hot(resampled, self.task.n_actions).to(joint.dtype)
+                    updated = self.policies.of_agent(agent, obs, avail)
+                    joint[:, self.task.own_blocks[agent]] = updated.sample(self.generator)
             metrics |= {
                 f"agent_{agent}_actor_loss": loss.detach(),
                 f"agent_{agent}_entropy": (weight * agent_entropy.detach()).sum(),
@@ -136,55 +134,60 @@ class Hasac:
         return metrics
 
     def actor_objective(
-        self, agent: int, log_probs: Tensor, embedded_state: Tensor, joint: Tensor, weight: Tensor
+        self,
+        agent: int,
+        policy: MaskedCategorical | SquashedGaussian,
+        embedded_state: Tensor,
+        joint: Tensor,
+        weight: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Loss of pi_i: minus E[min_j Q_j(s, a_-i, a_i) - alpha_i log pi_i(a_i | o_i)].
 
+        The expectation over a_i is exact for a discrete action (with several factors: over each factor in turn, the
+        others as sampled, which is the same gradient in expectation), or one reparameterised sample.
+
         Args:
             agent: index i.
-            log_probs: of pi_i with gradient, ``(batch, n_actions)``.
+            policy: pi_i at the batch's observations, with gradient.
             embedded_state: see :meth:`TwinCritic.embed_state`.
-            joint: one-hot joint action ``(batch, joint_action_dim)``; agent i's own block is replaced.
+            joint: encoded joint action ``(batch, joint_action_dim)``; agent i's own block is replaced.
             weight: averaging weights of the rows, ``(batch,)``.
 
         Returns:
-            The loss, and the entropy of pi_i per row ``(batch,)``.
+            The loss, and the entropy of pi_i per row ``(batch,)`` (Box: a one-sample estimate).
         """
         alpha = self.temperatures[agent]
-        if self.config.actor_gradient == "exact":
+        if isinstance(policy, MaskedCategorical) and self.config.actor_gradient == "exact":
             with torch.no_grad():
                 q = self.critic.own_action_values(agent, embedded_state, joint).amin(0)
                 q = self.value_norm.denormalize(q)
-            value = (log_probs.exp() * (q - alpha * log_probs)).sum(-1)
-        else:
-            own = self.task.own_block(agent)
-            action = gumbel_softmax(log_probs, self.generator)
-            joint = torch.cat([joint[:, : own.start], action, joint[:, own.stop :]], dim=-1)
-            q = self.critic.head(embedded_state + self.critic.embed_actions(joint)).amin(0)
-            value = self.value_norm.denormalize(q) - alpha * (action * log_probs).sum(-1)
-        return -(weight * value).sum(), entropy(log_probs)
+            value = (policy.log_probs.exp() * (q - alpha * policy.log_probs)).sum(-1)
+            return -(weight * value).sum(), policy.entropy()
+        own = self.task.own_blocks[agent]
+        action, log_prob = policy.rsample(self.generator)
+        joint = torch.cat([joint[:, : own.start], action, joint[:, own.stop :]], dim=-1)
+        q = self.critic.head(embedded_state + self.critic.embed_actions(joint)).amin(0)
+        value = self.value_norm.denormalize(q) - alpha * log_prob
+        agent_entropy = policy.entropy() if isinstance(policy, MaskedCategorical) else -log_prob
+        return -(weight * value).sum(), agent_entropy
 
     # ---------------------------------------------------------------- small parts
 
-    def one_hot(self, actions: Tensor) -> Tensor:
-        """Action indices ``(n_agents, batch)`` to the critics' input ``(batch, joint_action_dim)``."""
-        return F.one_hot(actions.T, self.task.n_actions).flatten(1).float()
-
-    def _alive_weight(self, avail: Tensor) -> Tensor:
+    def _alive_weight(self, space: ActionSpace, avail: Tensor) -> Tensor:
         """Weights ``(batch,)`` that average over the rows in which the agent has a choice.
 
         An agent with a single available action is dead (only the no-op is left) or forced: it can learn nothing there.
         """
-        if not self.config.use_policy_active_masks:
+        if not self.config.use_policy_active_masks or space.avail_dim == 0:
             return torch.full(avail.shape[:1], 1.0 / avail.shape[0], device=avail.device)
-        alive = (avail.sum(-1) > 1).float()
+        alive = (avail.sum(-1) > space.width).float()
         return alive / alive.sum().clamp_min(1.0)
 
     def _permutation(self) -> list[int]:
         return torch.randperm(self.task.n_agents, generator=self.order_generator).tolist()
 
     def _actor_optimizer(self, agent: int) -> torch.optim.Optimizer:
-        return self.actor_optimizers[0 if self.config.share_param else agent]
+        return self.actor_optimizers[self.policies.network(agent)]
 
     def _step(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], loss: Tensor) -> Tensor:
         """One optimiser step for these parameters alone; returns the gradient norm before clipping."""
@@ -200,7 +203,7 @@ class Hasac:
     def state_dict(self) -> dict:
         """Everything that learning needs to go on, as tensors and plain containers."""
         return {
-            "policies": self.policies.net.state_dict(),
+            "policies": self.policies.state_dict(),
             "critic": self.critic.state_dict(),
             "target_critic": self.target_critic.state_dict(),
             "value_norm": self.value_norm.state_dict(),
@@ -215,7 +218,7 @@ class Hasac:
         Raises:
             KeyError, ValueError: if the checkpoint is of another task or other network sizes.
         """
-        self.policies.net.load_state_dict(state["policies"])
+        self.policies.load_state_dict(state["policies"])
         self.critic.load_state_dict(state["critic"])
         self.target_critic.load_state_dict(state["target_critic"])
         self.value_norm.load_state_dict(state["value_norm"])

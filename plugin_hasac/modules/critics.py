@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from plugin_hasac.components.action_spaces import Categorical
 from plugin_hasac.components.task import Task
 from plugin_hasac.modules.stacked import StackedMLP
 
 
 class TwinCritic:
-    """Two Q-networks evaluated together; the joint action enters as concatenated one-hots.
+    """Two Q-networks evaluated together; the joint action enters as the agents' concatenated encoded actions.
 
     The first layer is linear in (s, a_1, …, a_n), so its state part (:meth:`embed_state`) is computed once per batch
     and each agent's turn in the sequential update only adds the actions.
@@ -63,27 +64,36 @@ class TwinCritic:
         return hidden.squeeze(-1)
 
     def values(self, state: Tensor, joint: Tensor) -> Tensor:
-        """Q_1 and Q_2 ``(2, batch)`` of a state ``(batch, state_dim)`` and one-hot joint action."""
+        """Q_1 and Q_2 ``(2, batch)`` of a state ``(batch, state_dim)`` and encoded joint action."""
         return self.head(self.embed_state(state) + self.embed_actions(joint))
 
     def own_action_values(self, agent: int, embedded_state: Tensor, joint: Tensor) -> Tensor:
-        """Q_1 and Q_2 of each action of one agent, the other agents' actions as given.
+        """Q_1 and Q_2 of each choice of one agent with discrete actions, all else as given.
+
+        With several factors, a choice replaces its own factor's; the agent's other factors stay as in ``joint``.
 
         Args:
             agent: index i.
             embedded_state: :meth:`embed_state` of the batch.
-            joint: ``(batch, joint_action_dim)``; agent i's own block is ignored.
+            joint: ``(batch, joint_action_dim)``.
 
         Returns:
-            ``(2, batch, n_actions)``.
+            ``(2, batch, encoded_dim)``.
         """
-        own = self.task.own_block(agent)
+        own, space = self.task.own_blocks[agent], self.task.agents[agent].action
+        assert isinstance(space, Categorical)
         others = joint.clone()
         others[:, own] = 0.0
         context = embedded_state + self.embed_actions(others)
         weight = self.params[0][:, self.state_dim :][:, own]
-        rows = (context[:, :, None] + weight[:, None]).flatten(1, 2)
-        return self.head(rows).unflatten(1, (-1, self.task.n_actions))
+        rows = context[:, :, None] + weight[:, None]
+        factors = space.factors()
+        if len(factors) > 1:
+            parts = [torch.matmul(joint[:, own][:, factor], weight[:, factor]) for factor in factors]
+            whole = torch.stack(parts).sum(0)
+            rest = [(whole - part)[:, :, None].expand(-1, -1, n, -1) for part, n in zip(parts, space.nvec)]
+            rows = rows + torch.cat(rest, dim=2)
+        return self.head(rows.flatten(1, 2)).unflatten(1, (-1, space.encoded_dim))
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""

@@ -64,10 +64,10 @@ class HasacRunner:
         self._placeholder = partial(self.bridge.empty_batch, scheme, groups, preprocess, self.args.device)
 
     def get_env_info(self) -> dict[str, int]:
-        """Shapes, under the host's names."""
+        """Shapes, under the host's names; its own buffer holds no experience, so Box actions need no room in it."""
         return {
             "n_agents": self.task.n_agents,
-            "n_actions": self.task.n_actions,
+            "n_actions": max(self.task.avail_dim, 1),
             "obs_shape": self.task.obs_dim,
             "state_shape": self.task.state_dim,
             "episode_limit": self.task.episode_limit,
@@ -102,7 +102,7 @@ class HasacRunner:
         finished = []
         for _ in range(self.config.train_interval):
             if len(replay) < self.config.warmup_steps and not self.mac.restored:
-                actions = self._random_actions(arrays.now.avail)
+                actions = self.task.uniform_actions(self._rng, arrays.now.avail)
             else:
                 actions = self.mac.act(arrays.now)
             ended = self.envs.step(actions)
@@ -118,10 +118,6 @@ class HasacRunner:
             self.logger.log_stat("env_steps_per_second", (self.t_env - steps) / (self._clock[1] - since), self.t_env)
             self.log_train_stats_t = self.t_env
         return finished
-
-    def _random_actions(self, avail: np.ndarray) -> np.ndarray:
-        """Uniform over the available actions, ``(n_envs, n_agents, n_actions) -> (n_envs, n_agents)``."""
-        return (self._rng.random(avail.shape) * avail).argmax(-1)
 
     # ---------------------------------------------------------------- testing
 

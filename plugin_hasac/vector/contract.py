@@ -38,10 +38,10 @@ class StepEnv(Protocol):
         """Begin an episode; with a seed, one that depends on the seed alone as far as the env allows."""
 
     def observe(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Observations ``(n_agents, obs_dim)``, state ``(state_dim,)``, availability ``(n_agents, n_actions)`` bool."""
+        """Observations ``(n_agents, obs_dim)``, state ``(state_dim,)``, availability ``(n_agents, avail_dim)`` bool."""
 
     def step(self, actions: np.ndarray) -> Outcome:
-        """Take the joint action ``(n_agents,)``."""
+        """Take the joint action ``(n_agents, action_width)``, in the env's units."""
 
     def close(self) -> None:
         """Release what the env holds."""

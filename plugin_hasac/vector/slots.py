@@ -29,10 +29,12 @@ class EnvArrays:
             return StepData(
                 obs=allocate((n_envs, task.n_agents, task.obs_dim), np.float32),
                 state=allocate((n_envs, task.state_dim), np.float32),
-                avail=allocate((n_envs, task.n_agents, task.n_actions), np.bool_),
+                avail=allocate((n_envs, task.n_agents, task.avail_dim), np.bool_),
             )
 
-        self.actions = allocate((n_envs, task.n_agents), np.int64)
+        self.actions = allocate(
+            (n_envs, task.n_agents, task.action_width), np.int64 if task.is_discrete else np.float64
+        )
         self.active = allocate((n_envs,), np.bool_)
         self.now = step_data()
         self.successor = step_data()

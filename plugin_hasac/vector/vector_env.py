@@ -67,7 +67,7 @@ class VectorEnv:
         """Take one action in every active env (``arrays.active``) and fill ``arrays``.
 
         Args:
-            actions: ``(n_envs, n_agents)``.
+            actions: ``(n_envs, n_agents, action_width)``.
 
         Returns:
             Index and statistics of each env whose episode ended, by index.
