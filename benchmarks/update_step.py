@@ -25,9 +25,9 @@ from plugin_hasac.config import HasacConfig
 from plugin_hasac.learners.hasac import Hasac
 
 SHAPES = {
-    "MPE simple spread": Task(3, 18, 54, 5, 25),
-    "SMAC 5m_vs_6m": Task(5, 72, 98, 12, 70),
-    "SMAC MMM2": Task(10, 176, 322, 18, 180),
+    "MPE simple spread": Task.discrete(3, 18, 54, 5, 25),
+    "SMAC 5m_vs_6m": Task.discrete(5, 72, 98, 12, 70),
+    "SMAC MMM2": Task.discrete(10, 176, 322, 18, 180),
 }
 
 
@@ -40,13 +40,13 @@ def filled_replay(task: Task, device: torch.device, n_envs: int = 20, n_steps: i
         return StepData(
             obs=rng.normal(size=(n_envs, task.n_agents, task.obs_dim)).astype(np.float32),
             state=rng.normal(size=(n_envs, task.state_dim)).astype(np.float32),
-            avail=np.ones((n_envs, task.n_agents, task.n_actions), bool),
+            avail=np.ones((n_envs, task.n_agents, task.avail_dim), bool),
         )
 
     now, never = show(), np.zeros(n_envs, bool)
     replay.start(now)
     for _ in range(n_steps):
-        actions = rng.integers(0, task.n_actions, (n_envs, task.n_agents))
+        actions = rng.integers(0, task.avail_dim, (n_envs, task.n_agents, 1))
         now = show()
         replay.add(actions, rng.normal(size=n_envs), never, never, now, now)
     return replay

@@ -26,7 +26,7 @@ def blank(task: Task, n_envs: int, value: float = 0.0) -> StepData:
     return StepData(
         obs=np.full((n_envs, task.n_agents, task.obs_dim), value, np.float32),
         state=np.full((n_envs, task.state_dim), value, np.float32),
-        avail=np.ones((n_envs, task.n_agents, task.n_actions), bool),
+        avail=np.ones((n_envs, task.n_agents, task.avail_dim), bool),
     )
 
 
@@ -34,15 +34,15 @@ def matrix_game_replay(
     payoff: np.ndarray, seed: int = 0, n_steps: int = 100, n_envs: int = 10
 ) -> tuple[Task, StepReplay]:
     """A replay of uniformly random joint actions in a one-shot matrix game."""
-    task = Task(payoff.ndim, 1, 1, max(payoff.shape), 1)
+    task = Task.discrete(payoff.ndim, 1, 1, max(payoff.shape), 1)
     replay = StepReplay(task, 4 * n_envs * n_steps, n_envs, CPU, seed)
     now, over = blank(task, n_envs, 1.0), np.ones(n_envs, bool)
-    now.avail[:] = [[action < size for action in range(task.n_actions)] for size in payoff.shape]
+    now.avail[:] = [[action < size for action in range(task.avail_dim)] for size in payoff.shape]
     replay.start(now)
     rng = np.random.default_rng(seed)
     for _ in range(n_steps):
         actions = np.stack([rng.integers(0, size, n_envs) for size in payoff.shape], axis=1)
-        replay.add(actions, payoff[tuple(actions.T)], over, over, now, now)
+        replay.add(actions[..., None], payoff[tuple(actions.T)], over, over, now, now)
     return task, replay
 
 

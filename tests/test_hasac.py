@@ -9,15 +9,24 @@ import pytest
 import torch
 from conftest import CPU, blank, matrix_game_replay
 
+from plugin_hasac.components.action_spaces import Categorical
 from plugin_hasac.components.replay import StepReplay, TransitionBatch
 from plugin_hasac.components.task import Task
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.envs.matrix_game import payoff_tensor
 from plugin_hasac.equilibria.matrix_games import qre_residual, soft_policy_iteration
 from plugin_hasac.learners.hasac import Hasac
-from plugin_hasac.modules.policies import masked_log_softmax
+from plugin_hasac.modules.distributions import MaskedCategorical
 
-TASK = Task(n_agents=3, obs_dim=4, state_dim=6, n_actions=4, episode_limit=10)
+TASK = Task.discrete(n_agents=3, obs_dim=4, state_dim=6, n_actions=4, episode_limit=10)
+FOUR = Categorical((4,))
+
+
+def log_probs_of(hasac: Hasac, obs: torch.Tensor, avail: torch.Tensor) -> torch.Tensor:
+    """All agents' log-probabilities ``(n_agents, batch, n_actions)`` in a task of equal discrete agents."""
+    (policies,) = hasac.policies.of_groups(obs, avail)
+    assert isinstance(policies, MaskedCategorical)
+    return policies.log_probs
 
 
 def make(task: Task = TASK, seed: int = 0, **values: Any) -> Hasac:
@@ -29,7 +38,7 @@ def random_batch(task: Task = TASK, size: int = 64, seed: int = 0) -> Transition
     g = torch.Generator().manual_seed(seed)
 
     def avail() -> torch.Tensor:
-        mask = torch.rand(task.n_agents, size, task.n_actions, generator=g) < 0.7
+        mask = torch.rand(task.n_agents, size, task.avail_dim, generator=g) < 0.7
         mask[..., 0] = True
         return mask
 
@@ -37,7 +46,7 @@ def random_batch(task: Task = TASK, size: int = 64, seed: int = 0) -> Transition
         obs=torch.randn(task.n_agents, size, task.obs_dim, generator=g),
         state=torch.randn(size, task.state_dim, generator=g),
         avail=avail(),
-        actions=torch.zeros(task.n_agents, size, dtype=torch.long),
+        actions=torch.zeros(task.n_agents, size, 1, dtype=torch.long),
         returns=torch.randn(size, generator=g),
         bootstrap=torch.full((size,), 0.9),
         next_obs=torch.randn(task.n_agents, size, task.obs_dim, generator=g),
@@ -66,7 +75,7 @@ def test_soft_target_entropy_uses_each_agents_own_temperature() -> None:
     hasac, batch = make(auto_alpha=False, alpha=[0.5, 1.0, 2.0]), random_batch(size=40_000)
     for stack in hasac.target_critic.net.stacks:
         stack.zero_()  # Q = 0: what remains is the entropy bonus
-    log_probs = hasac.policies.log_probs(batch.next_obs, batch.next_avail)
+    log_probs = log_probs_of(hasac, batch.next_obs, batch.next_avail)
     entropies = -(log_probs.exp() * log_probs).sum(-1).mean(1)
     bonus = (hasac.soft_target(batch) - batch.returns).mean() / 0.9
     assert bonus.item() == pytest.approx(float(torch.tensor([0.5, 1.0, 2.0]) @ entropies), abs=0.02)
@@ -76,7 +85,7 @@ def test_critic_loss_adds_the_twins() -> None:
     hasac, batch = make(use_valuenorm=False), random_batch()
     target = batch.returns
     batch = TransitionBatch(**vars(batch) | {"bootstrap": torch.zeros(64)})
-    q = hasac.critic.values(batch.state, hasac.one_hot(batch.actions)).detach()
+    q = hasac.critic.values(batch.state, hasac.policies.encode(batch.actions)).detach()
     assert hasac.update_critic(batch)["critic_loss"].item() == pytest.approx(
         sum(((q[j] - target) ** 2).mean().item() for j in range(2)), rel=1e-5
     )
@@ -95,26 +104,26 @@ def test_huber_loss_is_linear_far_out() -> None:
 def test_exact_gradient_against_finite_differences() -> None:
     hasac, batch = make(auto_alpha=False, alpha=0.7), random_batch(size=16)
     generator = torch.Generator().manual_seed(3)
-    for stack in (*hasac.critic.net.stacks, *hasac.policies.net.stacks):
+    for stack in (*hasac.critic.net.stacks, *hasac.policies.nets[0].stacks):
         stack.add_(0.2 * torch.randn(stack.shape, generator=generator))
     logits = torch.randn(16, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    avail, weight = batch.avail[1], hasac._alive_weight(batch.avail[1]).double()
-    joint = hasac.one_hot(torch.randint(4, (3, 16), generator=generator))
+    avail, weight = batch.avail[1], hasac._alive_weight(FOUR, batch.avail[1]).double()
+    joint = hasac.policies.encode(torch.randint(4, (3, 16, 1), generator=generator))
     embedded = hasac.critic.embed_state(batch.state).detach()
 
     def loss(logits: torch.Tensor) -> torch.Tensor:
-        return hasac.actor_objective(1, masked_log_softmax(logits, avail), embedded, joint, weight)[0]
+        return hasac.actor_objective(1, MaskedCategorical(FOUR, logits, avail), embedded, joint, weight)[0]
 
     assert torch.autograd.gradcheck(loss, (logits,), eps=1e-6, atol=1e-6)
 
 
 def test_exact_objective_enumerates_the_agents_own_actions() -> None:
     hasac, batch = make(auto_alpha=False, alpha=0.7), random_batch(size=16)
-    joint = hasac.one_hot(torch.randint(4, (3, 16), generator=torch.Generator().manual_seed(0)))
-    log_probs = hasac.policies.agent_log_probs(1, batch.obs[1], batch.avail[1])
+    joint = hasac.policies.encode(torch.randint(4, (3, 16, 1), generator=torch.Generator().manual_seed(0)))
+    policy = hasac.policies.of_agent(1, batch.obs[1], batch.avail[1])
     weight = torch.full((16,), 1 / 16)
-    loss, _ = hasac.actor_objective(1, log_probs, hasac.critic.embed_state(batch.state), joint, weight)
-    by_hand = 0.0
+    loss, _ = hasac.actor_objective(1, policy, hasac.critic.embed_state(batch.state), joint, weight)
+    log_probs, by_hand = policy.log_probs, 0.0
     for action in range(4):
         tried = joint.clone()
         tried[:, 4:8] = torch.nn.functional.one_hot(torch.tensor(action), 4).float()
@@ -126,14 +135,14 @@ def test_exact_objective_enumerates_the_agents_own_actions() -> None:
 def test_gumbel_objective_is_an_unbiased_estimate_of_the_exact_one() -> None:
     exact, gumbel = make(auto_alpha=False, alpha=0.7), make(auto_alpha=False, alpha=0.7, actor_gradient="gumbel")
     batch = random_batch(size=8)
-    joint = exact.one_hot(torch.randint(4, (3, 8), generator=torch.Generator().manual_seed(0)))
+    joint = exact.policies.encode(torch.randint(4, (3, 8, 1), generator=torch.Generator().manual_seed(0)))
 
     def loss(hasac: Hasac, copies: int) -> float:
         obs, avail = batch.obs[1].repeat(copies, 1), batch.avail[1].repeat(copies, 1)
-        log_probs = hasac.policies.agent_log_probs(1, obs, avail)
+        policy = hasac.policies.of_agent(1, obs, avail)
         embedded = hasac.critic.embed_state(batch.state.repeat(copies, 1))
         weight = torch.full((8 * copies,), 1 / (8 * copies))
-        return hasac.actor_objective(1, log_probs, embedded, joint.repeat(copies, 1), weight)[0].item()
+        return hasac.actor_objective(1, policy, embedded, joint.repeat(copies, 1), weight)[0].item()
 
     assert loss(gumbel, 4000) == pytest.approx(loss(exact, 1), abs=0.01)
 
@@ -152,12 +161,12 @@ def test_dead_rows_change_nothing() -> None:
     losses = []
     for data in (full, part):
         hasac = make()
-        log_probs = hasac.policies.agent_log_probs(1, data.obs[1], data.avail[1])
+        policy = hasac.policies.of_agent(1, data.obs[1], data.avail[1])
         joint = torch.zeros(data.state.shape[0], 12)
-        weight = hasac._alive_weight(data.avail[1])
-        losses.append(hasac.actor_objective(1, log_probs, hasac.critic.embed_state(data.state), joint, weight)[0])
+        weight = hasac._alive_weight(FOUR, data.avail[1])
+        losses.append(hasac.actor_objective(1, policy, hasac.critic.embed_state(data.state), joint, weight)[0])
     assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-5)
-    averaged = make(use_policy_active_masks=False)._alive_weight(full.avail[1])
+    averaged = make(use_policy_active_masks=False)._alive_weight(FOUR, full.avail[1])
     assert averaged.unique().tolist() == pytest.approx([1 / 32])
 
 
@@ -174,7 +183,7 @@ def coordination(sequential: bool) -> np.ndarray:
     hasac = make(task, sequential_update=sequential, fixed_order=True, auto_alpha=False, alpha=0.01, lr=2e-3)
     for _ in range(400):
         hasac.update_critic(replay.sample(256, 1, 0.99))
-    bias = hasac.policies.net.stacks[-1]
+    bias = hasac.policies.nets[0].stacks[-1]
     bias.copy_(torch.tensor([2.0, -2.0]))  # both agents: action 0 almost surely
     hasac.actor_optimizers = [torch.optim.SGD(hasac.policies.parameters(agent), lr=1e3) for agent in range(2)]
     hasac.config = HasacConfig.from_mapping(
@@ -182,7 +191,7 @@ def coordination(sequential: bool) -> np.ndarray:
     )
     hasac.update_actors(replay.sample(256, 1, 0.99))
     ones, avail = torch.ones(2, 1, 1), torch.ones(2, 1, 2, dtype=torch.bool)
-    return hasac.policies.log_probs(ones, avail).exp()[:, 0].numpy()
+    return log_probs_of(hasac, ones, avail).exp()[:, 0].numpy()
 
 
 def test_later_agents_respond_to_updated_ones() -> None:
@@ -207,10 +216,10 @@ def test_order_is_random_unless_fixed() -> None:
 
 def test_each_agent_steps_its_own_parameters_once() -> None:
     hasac = make()
-    before = [stack.clone() for stack in hasac.policies.net.stacks]
+    before = [stack.clone() for stack in hasac.policies.nets[0].stacks]
     critic = [stack.clone() for stack in hasac.critic.net.stacks]
     hasac.update_actors(random_batch())
-    weight = hasac.policies.net.stacks[0]
+    weight = hasac.policies.nets[0].stacks[0]
     assert all((weight[agent] != before[0][agent]).any() for agent in range(3))
     assert all(torch.equal(old, new) for old, new in zip(critic, hasac.critic.net.stacks, strict=True))
 
@@ -265,7 +274,7 @@ def train_and_average(hasac: Hasac, replay: StepReplay, updates: int) -> list[np
             optimizer.param_groups[0]["lr"] = 4e-3 * (1 - k / updates) + 1e-4
         hasac.update(replay.sample(256, 1, 0.99))
         if k >= 3 * updates // 4:
-            tail.append(hasac.policies.log_probs(obs, avail).exp()[:, 0].double().numpy())
+            tail.append(log_probs_of(hasac, obs, avail).exp()[:, 0].double().numpy())
     return list(np.mean(tail, axis=0))
 
 
@@ -288,7 +297,7 @@ def test_temperature_reaches_its_target_entropy(options: dict[str, Any], target:
 
 def test_target_entropy_counts_available_actions_only() -> None:
     avail = torch.tensor([[True, True, True, True], [True, True, False, False], [True, False, False, False]])
-    target = make(target_entropy_fraction=0.3).temperatures.target_entropy(avail)
+    target = make(target_entropy_fraction=0.3).temperatures.target_entropy(0, avail)
     assert torch.allclose(target, 0.3 * torch.tensor([4.0, 2.0, 1.0]).log())
 
 
@@ -311,7 +320,7 @@ def test_polyak() -> None:
 
 def test_value_normalisation_keeps_what_the_critics_say() -> None:
     hasac, batch = make(), random_batch()
-    joint = hasac.one_hot(batch.actions)
+    joint = hasac.policies.encode(batch.actions)
 
     def says() -> torch.Tensor:
         return torch.stack(
@@ -344,7 +353,7 @@ def test_same_seed_same_bits() -> None:
         hasac = make(task, seed=seed)
         for _ in range(20):
             hasac.update(replay.sample(64, 1, 0.99))
-        return hasac.policies.net.stacks + hasac.critic.net.stacks
+        return hasac.policies.nets[0].stacks + hasac.critic.net.stacks
 
     same = [torch.equal(a, b) for a, b in zip(weights(0), weights(0), strict=True)]
     other = [torch.equal(a, b) for a, b in zip(weights(0), weights(1), strict=True)]

@@ -10,7 +10,7 @@ from conftest import CPU, blank
 from plugin_hasac.components.replay import StepReplay, TransitionBatch
 from plugin_hasac.components.task import Task
 
-TASK = Task(n_agents=2, obs_dim=1, state_dim=1, n_actions=3, episode_limit=10)
+TASK = Task.discrete(n_agents=2, obs_dim=1, state_dim=1, n_actions=3, episode_limit=10)
 GAMMA = 0.5
 
 
@@ -32,7 +32,7 @@ class Stream:
         if terminated or truncated or dropped:
             self.moment += 1
         self.replay.add(
-            np.full((self.n_envs, 2), self.moment % 3),
+            np.full((self.n_envs, 2, 1), self.moment % 3),
             np.full(self.n_envs, reward),
             all_envs(terminated),
             all_envs(terminated or truncated),
@@ -98,7 +98,7 @@ def test_dropped_step_leaves_no_trace() -> None:
 def test_parallel_envs_do_not_mix() -> None:
     replay = StepReplay(TASK, 40, 2, CPU, seed=0)
     replay.start(blank(TASK, 2, 0.0))
-    actions, no = np.zeros((2, 2)), np.zeros(2, bool)
+    actions, no = np.zeros((2, 2, 1)), np.zeros(2, bool)
     for t in range(1, 5):
         successor = blank(TASK, 2)
         successor.state[:, 0] = (t, 100 + t)
@@ -143,7 +143,7 @@ def test_no_available_action_is_replaced_by_all() -> None:
     replay.start(blank(TASK, 1))
     over = blank(TASK, 1)
     over.avail[:] = False
-    replay.add(np.zeros((1, 2)), np.zeros(1), np.ones(1, bool), np.ones(1, bool), over, blank(TASK, 1))
+    replay.add(np.zeros((1, 2, 1)), np.zeros(1), np.ones(1, bool), np.ones(1, bool), over, blank(TASK, 1))
     assert replay.sample(4, 1, GAMMA).next_avail.all()
 
 

@@ -32,8 +32,8 @@ def record(name: str, env_args: dict[str, Any], workers: int, n_envs: int = 5, s
         for _ in range(steps):
             np.random.random(3)
             random.random()
-            shape = (n_envs, envs.task.n_agents)
-            envs.step(rng.integers(0, envs.task.n_actions, shape))
+            shape = (n_envs, envs.task.n_agents, 1)
+            envs.step(rng.integers(0, envs.task.avail_dim, shape))
             arrays = envs.arrays
             seen += [arrays.now.obs.copy(), arrays.now.state.copy(), arrays.successor.obs.copy()]
             seen += [arrays.reward.copy(), arrays.terminated.copy(), arrays.ended.copy()]
@@ -61,7 +61,7 @@ def test_time_limit_truncates_and_shows_both_observations() -> None:
     envs = vector_env(*SPREAD, n_envs=2, workers=0)
     envs.reset()
     for t in range(1, 15):
-        ended = envs.step(np.zeros((2, 3), int))
+        ended = envs.step(np.zeros((2, 3, 1), int))
         at_limit = t % 7 == 0
         assert [index for index, _ in ended] == ([0, 1] if at_limit else [])
         assert not envs.arrays.terminated.any()  # simple spread never terminates
@@ -72,7 +72,7 @@ def test_time_limit_truncates_and_shows_both_observations() -> None:
 def test_host_mode_reports_what_the_hosts_own_runner_sees() -> None:
     env = _build_env(*SPREAD, proper_time_limits=False, seed=0)
     env.reset()
-    outcomes = [env.step(np.zeros(3, int)) for _ in range(7)]
+    outcomes = [env.step(np.zeros((3, 1), int)) for _ in range(7)]
     assert outcomes[-1].terminated
     assert not outcomes[-1].truncated
 
@@ -83,7 +83,7 @@ def test_seeded_resets_repeat() -> None:
     for seeds in ([11, 12], [13, 14], [11, 12]):
         envs.reset(seeds)
         first.append(envs.arrays.now.obs.copy())
-        envs.step(np.ones((2, 3), int))
+        envs.step(np.ones((2, 3, 1), int))
     assert np.array_equal(first[0], first[2])
     assert not np.array_equal(first[0], first[1])
 
@@ -96,14 +96,14 @@ def test_an_env_does_not_touch_the_process_wide_generators() -> None:
     np.random.seed(5)
     random.seed(5)
     envs.reset()
-    envs.step(np.zeros((2, 3), int))
+    envs.step(np.zeros((2, 3, 1), int))
     assert (np.random.random(3).tolist(), random.random()) == expected
 
 
 class Fragile:
     """Raises at its third step."""
 
-    task = Task(1, 1, 1, 2, 10)
+    task = Task.discrete(1, 1, 1, 2, 10)
 
     def __init__(self) -> None:
         self.t = 0
@@ -127,10 +127,10 @@ class Fragile:
 def test_failure_in_a_worker_is_reported() -> None:
     envs = VectorEnv(Fragile.task, [Fragile] * 2, [0, 1], workers=2, auto_reset=True)
     envs.reset()
-    envs.step(np.zeros((2, 1)))
-    envs.step(np.zeros((2, 1)))
+    envs.step(np.zeros((2, 1, 1)))
+    envs.step(np.zeros((2, 1, 1)))
     with pytest.raises(RuntimeError, match="third step"):
-        envs.step(np.zeros((2, 1)))
+        envs.step(np.zeros((2, 1, 1)))
     envs.close()
 
 
@@ -140,5 +140,5 @@ def test_death_of_a_worker_is_reported() -> None:
     envs._backend.processes[1].kill()  # type: ignore[union-attr]
     envs._backend.processes[1].join()  # type: ignore[union-attr]
     with pytest.raises(RuntimeError, match="worker 1 died"):
-        envs.step(np.zeros((2, 1)))
+        envs.step(np.zeros((2, 1, 1)))
     envs.close()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from plugin_hasac.components.action_spaces import Categorical, from_gymnasium
+from plugin_hasac.components.action_spaces import Box, from_gymnasium
 from plugin_hasac.components.task import AgentSpec, Task
 from plugin_hasac.controllers.hasac_mac import HasacMAC
 from plugin_hasac.envs import REGISTRY as OUR_ENVS
@@ -165,14 +165,15 @@ class PymarlzooplusEnv(StepEnv):
 
     def _own_actions(self, actions: np.ndarray) -> Any:
         """Unpad: an index per Discrete agent, else a vector."""
-        if self.task.is_discrete and self.task.action_width == 1:
+        if not hasattr(self.env, "action_spaces"):
             return actions[:, 0]
-        spaces = [agent.action for agent in self.task.agents]
-        own = [action[: space.width] for action, space in zip(actions, spaces)]
-        return [
-            (int(action[0]) if space.width == 1 else action.astype(int)) if isinstance(space, Categorical) else action
-            for action, space in zip(own, spaces)
-        ]
+        own: list[Any] = []
+        for action, agent, space in zip(actions, self.task.agents, self.env.action_spaces):
+            values = action[: agent.action.width]
+            own.append(values if isinstance(agent.action, Box) else values.astype(np.int64))
+            if type(space).__name__ == "Discrete":
+                own[-1] = int(values[0])
+        return own
 
     def close(self) -> None:
         """Close the env."""

@@ -48,7 +48,7 @@ class Policies:
                     1 if share_param else len(group),
                     (obs_dim, *hidden_sizes, output_dim(spec.action)),
                     activation=activation,
-                    output_gain=0.01,  # close to uniform (Box: to one standard deviation around the middle) at the start
+                    output_gain=0.01,  # close to uniform at the start
                     normalize_input=normalize_input,
                     device=device,
                     generator=generator,
