@@ -129,6 +129,10 @@ class HasacConfig:
     target_entropy_fraction: float = option(
         0.2, _between(0, 1), "fraction of log(number of available actions) that 'auto' aims at"
     )
+    # Where the values come from
+    tuned: bool = option(
+        True, _flag(), "'hasac run' starts from the authors' settings for the task (config/tuned) where they are known"
+    )
     # Machine
     env_workers: int = option(0, _integer(0), "processes that step the envs; 0: in the main process")
     cpu_threads: int | None = option(

@@ -12,7 +12,9 @@ from typing import IO, Any
 
 from plugin_hasac.bench.curves import plot_learning_curve
 from plugin_hasac.cli.progress import Progress
+from plugin_hasac.cli.task_settings import refuse_spaces, task_settings
 from plugin_hasac.config import HasacConfig, check_keys
+from plugin_hasac.envs import REGISTRY as OUR_ENVS
 from plugin_hasac.errors import RunFailedError, UserError, did_you_mean
 from plugin_hasac.hosts import find_host
 from plugin_hasac.hosts.base import Host, merged, read_yaml
@@ -36,9 +38,10 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
     """
     host = find_host(host_name)
     params = [f"--config={host.host_argument('algs', alg)}", f"--env-config={host.host_argument('envs', env)}"]
-    config = check(host, alg, env, updates)
-    if updates:
-        params += updates if updates[0] == "with" else ["with", *updates]
+    words = [word for word in updates if word != "with"]
+    config, additions = check(host, alg, env, words)
+    if additions or words:
+        params += ["with", *additions, *words]
     if verbose:
         with _clear_failures(None):
             host.launch(params, None)
@@ -48,11 +51,11 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
     summary(host, config, progress)
 
 
-def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, Any]:
+def check(host: Host, alg: str, env: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Put the whole config together as the host will, and refuse what cannot work.
 
     Returns:
-        The merged config.
+        The merged config, and what has to be added to the given words for the host to arrive at it.
 
     Raises:
         UserError: for an unknown config, key or env, or an impossible value.
@@ -68,13 +71,16 @@ def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, A
         known |= set(HasacConfig.__dataclass_fields__)
         check_keys(alg_values, known, f"in {host.config_path('algs', alg)}")
     known |= set(alg_values)
-    words = [word for word in updates if word != "with"]
     for word in words:
         if "=" not in word and not Path(word).is_file():
             raise UserError(f"'{word}' is not understood; expected key=value after 'with'.")
     changes, _files = get_config_updates(words)
     check_keys(changes, known, "after 'with'")
-    config = merged(config, changes)
+    missing = [key for key in changes if ours and key in HasacConfig.__dataclass_fields__ and key not in config]
+    if missing:  # sacred takes no update of a key that no YAML file has
+        raise UserError(f"{missing[0]}: set it in {host.config_path('algs', alg)}, which does not have this key yet.")
+    additions = task_settings(merged(config, changes), changes, ours)
+    config = merged(merged(config, get_config_updates(additions)[0]), changes)
     env_args = config.get("env_args") or {}
     if env_args.get("map_name") is None and env_args.get("key") is None:
         raise UserError(
@@ -96,7 +102,9 @@ def check(host: Host, alg: str, env: str, updates: Sequence[str]) -> dict[str, A
             f"env '{name}' is not in the host's registry.{did_you_mean(name, names)} "
             f"Expected one of: {', '.join(sorted(names))}."
         )
-    return config
+    if name in OUR_ENVS and not ours:
+        refuse_spaces(name, env_args)
+    return config, additions
 
 
 def summary(host: Host, config: dict[str, Any], progress: Progress) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Discrete
 
+from plugin_hasac.envs.base import PluginEnv
 from plugin_hasac.errors import UserError
 
 GAMES: dict[str, list[list[float]]] = {
@@ -34,7 +37,7 @@ def payoff_tensor(payoff: str | list) -> np.ndarray:
     return tensor
 
 
-class MatrixGame:
+class MatrixGame(PluginEnv):
     """A matrix game, repeated ``episode_limit`` times per episode, without memory.
 
     Observations and the state are a constant 1, so each agent plays blind.
@@ -49,72 +52,41 @@ class MatrixGame:
         UserError: see :func:`payoff_tensor`.
     """
 
+    name = "matrix_game"
+
     def __init__(
         self, key: str = "climbing", payoff: list | None = None, episode_limit: int = 1, seed: int | None = None
     ) -> None:
         self.payoff = payoff_tensor(key if payoff is None else payoff)
-        self.n_agents = self.payoff.ndim
-        self.n_actions = max(self.payoff.shape)
+        self.action_spaces = [Discrete(size) for size in self.payoff.shape]
+        self.observation_sizes = [1] * self.payoff.ndim
+        self.state_size = 1
         self.episode_limit = episode_limit
         self._t = 0
+
+    @classmethod
+    def task_name(cls, env_args: Mapping[str, Any]) -> str:
+        """The game's name."""
+        return str(env_args.get("key") or "climbing")
 
     def reset(self, seed: int | None = None) -> tuple[list[np.ndarray], np.ndarray]:
         """Begin an episode."""
         self._t = 0
         return self.get_obs(), self.get_state()
 
-    def step(self, actions: Any) -> tuple[float, bool, dict[str, Any]]:
+    def step(self, actions: Sequence[Any]) -> tuple[float, bool, dict[str, Any]]:
         """Payoff of the joint action. The last repetition terminates the episode: there is nothing to bootstrap."""
         self._t += 1
         payoff = float(self.payoff[tuple(int(action) for action in actions)])
-        return payoff, self._t >= self.episode_limit, {"episode_limit": False}  # the hosts' key for time-outs
+        return payoff, self._t >= self.episode_limit, {"episode_limit": False}
 
-    def get_obs(self) -> list[np.ndarray]:
+    def observations(self) -> list[np.ndarray]:
         """One constant per agent."""
-        return [np.ones(1, dtype=np.float32) for _ in range(self.n_agents)]
-
-    def get_obs_size(self) -> int:
-        """Length of an observation."""
-        return 1
+        return [np.ones(1, dtype=np.float32) for _ in self.action_spaces]
 
     def get_state(self) -> np.ndarray:
         """A constant."""
         return np.ones(1, dtype=np.float32)
-
-    def get_state_size(self) -> int:
-        """Length of the state."""
-        return 1
-
-    def get_avail_actions(self) -> list[list[int]]:
-        """Agents with fewer actions than the largest axis have the rest masked."""
-        return [[int(action < size) for action in range(self.n_actions)] for size in self.payoff.shape]
-
-    def get_total_actions(self) -> int:
-        """Size of the largest action set."""
-        return self.n_actions
-
-    def get_env_info(self) -> dict[str, int]:
-        """Shapes, under the hosts' names."""
-        return {
-            "state_shape": 1,
-            "obs_shape": 1,
-            "n_actions": self.n_actions,
-            "n_agents": self.n_agents,
-            "episode_limit": self.episode_limit,
-        }
-
-    def get_print_info(self) -> None:
-        """Nothing to print."""
-
-    def get_stats(self) -> dict[str, float]:
-        """No statistics of its own."""
-        return {}
-
-    def render(self) -> None:
-        """Nothing to show."""
-
-    def save_replay(self) -> None:
-        """Nothing to save."""
 
     def close(self) -> None:
         """Nothing to release."""
