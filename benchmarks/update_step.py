@@ -19,13 +19,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from plugin_hasac.components.action_spaces import Box
 from plugin_hasac.components.replay import StepData, StepReplay
-from plugin_hasac.components.task import Task
+from plugin_hasac.components.task import AgentSpec, Task
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.learners.hasac import Hasac
 
 SHAPES = {
     "MPE simple spread": Task.discrete(3, 18, 54, 5, 25),
+    "HalfCheetah 6x1": Task((AgentSpec(23, Box((-1.0,), (1.0,))),) * 6, 23, 1000),
     "SMAC 5m_vs_6m": Task.discrete(5, 72, 98, 12, 70),
     "SMAC MMM2": Task.discrete(10, 176, 322, 18, 180),
 }
@@ -46,8 +48,7 @@ def filled_replay(task: Task, device: torch.device, n_envs: int = 20, n_steps: i
     now, never = show(), np.zeros(n_envs, bool)
     replay.start(now)
     for _ in range(n_steps):
-        actions = rng.integers(0, task.avail_dim, (n_envs, task.n_agents, 1))
-        now = show()
+        actions, now = task.uniform_actions(rng, now.avail), show()
         replay.add(actions, rng.normal(size=n_envs), never, never, now, now)
     return replay
 

@@ -88,13 +88,14 @@ class HasacConfig:
     hidden_sizes: tuple[int, ...] = option((64, 64), _sizes(), "hidden layers of policies and critics")
     activation: str = option("relu", _one_of("relu", "tanh", "silu"), "activation of the hidden layers")
     use_feature_normalization: bool = option(True, _flag(), "LayerNorm on the observations")
-    share_param: bool = option(False, _flag(), "one policy network for all agents instead of one each")
+    share_param: bool = option(False, _flag(), "one policy network for all agents of equal spaces instead of one each")
     # Actors
     lr: float = option(5e-4, _positive(), "learning rate of the policies")
     actor_gradient: str = option(
         "exact",
         _one_of("exact", "gumbel"),
-        "'exact': expectation over the agent's own actions; 'gumbel': straight-through Gumbel-softmax sample",
+        "for discrete actions. 'exact': expectation over the agent's own actions; 'gumbel': straight-through "
+        "Gumbel-softmax sample",
     )
     sequential_update: bool = option(
         True, _flag(), "each agent responds to the agents before it as they are after their step (off: MASAC)"
@@ -124,10 +125,11 @@ class HasacConfig:
     target_entropy: float | str = option(
         "auto",
         _optional((_number, "a number of nats"), "auto"),
-        "target entropy of each policy; 'auto': target_entropy_fraction of the entropy of the uniform policy",
+        "target entropy of each policy; 'auto': target_entropy_fraction of the entropy of the uniform policy, for Box "
+        "minus the number of dimensions on the [-1, 1] scale",
     )
     target_entropy_fraction: float = option(
-        0.2, _between(0, 1), "fraction of log(number of available actions) that 'auto' aims at"
+        0.2, _between(0, 1), "fraction of log(number of available actions) that 'auto' aims at for discrete actions"
     )
     # Where the values come from
     tuned: bool = option(

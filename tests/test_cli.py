@@ -34,6 +34,8 @@ SPREAD = ("--config=hasac", "--env-config=simple_spread")
         ((*SPREAD, "with", "checkpoint_path=nowhere"), "checkpoint_path: nowhere is not"),
         ((*SPREAD, "with", "env=simple"), "env 'simple' is not in the host's registry"),
         (("--config=hasac", "--env-config=gymma"), "leaves open which task"),
+        (("--config=hasac", "--env-config=mamujoco", "with", "env_args.scenario=Antt"), "Did you mean 'Ant'?"),
+        (("--config=hasac", "--env-config=mamujoco", "with", "n_step=0"), "n_step: 0 is not"),
         ((*SPREAD, "--host=rllib"), "unknown host 'rllib'"),
     ],
 )

@@ -39,7 +39,9 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
     host = find_host(host_name)
     params = [f"--config={host.host_argument('algs', alg)}", f"--env-config={host.host_argument('envs', env)}"]
     words = [word for word in updates if word != "with"]
-    config, additions = check(host, alg, env, words)
+    config, additions, notice = check(host, alg, env, words)
+    if notice:
+        print(f"hasac: {notice}", file=sys.stderr)
     if additions or words:
         params += ["with", *additions, *words]
     if verbose:
@@ -51,11 +53,12 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
     summary(host, config, progress)
 
 
-def check(host: Host, alg: str, env: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def check(host: Host, alg: str, env: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str], str]:
     """Put the whole config together as the host will, and refuse what cannot work.
 
     Returns:
-        The merged config, and what has to be added to the given words for the host to arrive at it.
+        The merged config, what has to be added to the given words for the host to arrive at it, and what to tell the
+        user about that.
 
     Raises:
         UserError: for an unknown config, key or env, or an impossible value.
@@ -79,7 +82,7 @@ def check(host: Host, alg: str, env: str, words: Sequence[str]) -> tuple[dict[st
     missing = [key for key in changes if ours and key in HasacConfig.__dataclass_fields__ and key not in config]
     if missing:  # sacred takes no update of a key that no YAML file has
         raise UserError(f"{missing[0]}: set it in {host.config_path('algs', alg)}, which does not have this key yet.")
-    additions = task_settings(merged(config, changes), changes, ours)
+    additions, notice = task_settings(merged(config, changes), changes, ours)
     config = merged(merged(config, get_config_updates(additions)[0]), changes)
     env_args = config.get("env_args") or {}
     if env_args.get("map_name") is None and env_args.get("key") is None:
@@ -104,7 +107,7 @@ def check(host: Host, alg: str, env: str, words: Sequence[str]) -> tuple[dict[st
         )
     if name in OUR_ENVS and not ours:
         refuse_spaces(name, env_args)
-    return config, additions
+    return config, additions, notice
 
 
 def summary(host: Host, config: dict[str, Any], progress: Progress) -> None:
