@@ -184,7 +184,7 @@ def test_same_seed_same_episodes(name: str, env_args: dict[str, Any]) -> None:
         ("mpe", {"colour": "red"}, "does not take"),
         ("mamujoco", {"scenario": "Halfcheeta"}, "Did you mean 'HalfCheetah'"),
         ("mamujoco", {"agent_conf": "5x1"}, "expected 1x6, 2x3, 3x2, 6x1"),
-        ("mamujoco", {"agent_obsk": None}, "agent_obsk: None is not 0, 1 or 2"),
+        ("mamujoco", {"agent_obsk": None}, "agent_obsk: None is not 0, 1, 2 or all"),
         ("mamujoco", {"colour": "red"}, "does not take"),
     ],
 )

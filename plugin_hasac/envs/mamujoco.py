@@ -33,7 +33,9 @@ class MAMuJoCo(PluginEnv):
         scenario: one of :data:`SCENARIOS`, or the name that the original benchmark gave it.
         agent_conf: ``2x3`` is two agents with three joints each. Factorisations that the library lacks (``17x1``,
             ``8x1``, ``3x2`` …) are made by handing out the joints in order.
-        agent_obsk: an agent sees joints up to this many joints away from its own: 0, 1 or 2.
+        agent_obsk: an agent sees joints up to this many joints away from its own: 0, 1 or 2; or ``"all"``: the whole
+            robot's observation and the agent's own one-hot id, which is what published results of MAPPO, HAPPO and
+            HASAC were made with.
         episode_limit: steps per episode.
         key: the name under which hosts sort results.
         seed: of the first episode; later ones follow from it.
@@ -49,15 +51,16 @@ class MAMuJoCo(PluginEnv):
         self,
         scenario: str = "HalfCheetah",
         agent_conf: str = "2x3",
-        agent_obsk: int = 0,
+        agent_obsk: int | str = "all",
         episode_limit: int = 1000,
         key: str | None = None,
         seed: int | None = None,
         **robot_args: Any,
     ) -> None:
         scenario = _scenario(scenario)
-        if agent_obsk not in (0, 1, 2) or isinstance(agent_obsk, bool):
-            raise UserError(f"env_args.agent_obsk: {agent_obsk!r} is not 0, 1 or 2.")
+        if agent_obsk not in (0, 1, 2, "all") or isinstance(agent_obsk, bool):
+            raise UserError(f"env_args.agent_obsk: {agent_obsk!r} is not 0, 1, 2 or all.")
+        self.sees_all = agent_obsk == "all"
         library = required("gymnasium_robotics.envs.multiagent_mujoco.mujoco_multi", self.name, PACKAGES)
         required("mujoco", self.name, PACKAGES)
         factorization = _factorization(scenario, str(agent_conf))
@@ -69,7 +72,7 @@ class MAMuJoCo(PluginEnv):
             self.env = library.MultiAgentMujocoEnv(
                 scenario,
                 str(agent_conf),
-                agent_obsk=agent_obsk,
+                agent_obsk=0 if self.sees_all else agent_obsk,  # its None makes one agent of all
                 agent_factorization=factorization,
                 **robot_args,
             )
@@ -81,11 +84,11 @@ class MAMuJoCo(PluginEnv):
             Box(robot.low[joints], robot.high[joints], dtype=np.float32)
             for joints in ([node.act_ids for node in part] for part in self.env.agent_action_partitions)
         ]
-        agents = self.env.possible_agents
-        self.observation_sizes = [int(self.env.observation_space(agent).shape[0]) for agent in agents]
+        self._ids = np.eye(len(self.action_spaces), dtype=np.float32)
         self.episode_limit = episode_limit
-        self._seed, self._t = seed, 0
-        self.state_size = len(self.reset(seed)[1])
+        _, state = self.reset(seed)
+        self.state_size = len(state)
+        self.observation_sizes = [len(obs) for obs in self._observations]
         self._seed = seed
 
     @classmethod
@@ -97,8 +100,8 @@ class MAMuJoCo(PluginEnv):
         """Begin an episode."""
         shown, _ = self.env.reset(seed=self._seed if seed is None else seed)
         self._seed, self._t = None, 0  # from now on the robot's own generator goes on
-        self._observations = list(shown.values())
-        return self.get_obs(), self.get_state()
+        self._show(shown)
+        return self._observations, self.get_state()
 
     def step(self, actions: Sequence[Any]) -> tuple[float, bool, dict[str, Any]]:
         """See :class:`PluginEnv`; numbers of the robot's info that add up over an episode are passed on."""
@@ -107,7 +110,7 @@ class MAMuJoCo(PluginEnv):
             for agent, action, space in zip(self.env.possible_agents, actions, self.action_spaces)
         }
         shown, rewards, terminated, truncated, _ = self.env.step(named)
-        self._observations = list(shown.values())
+        self._show(shown)
         self._t += 1
         agent = self.env.possible_agents[0]
         over = bool(terminated[agent])
@@ -121,6 +124,13 @@ class MAMuJoCo(PluginEnv):
     def get_state(self) -> np.ndarray:
         """The robot's observation."""
         return np.asarray(self.env.state(), dtype=np.float32)
+
+    def _show(self, shown: Mapping[str, np.ndarray]) -> None:
+        if self.sees_all:
+            state = self.get_state()
+            self._observations = [np.concatenate([state, own_id]) for own_id in self._ids]
+        else:
+            self._observations = list(shown.values())
 
     def close(self) -> None:
         """Close the simulation."""
