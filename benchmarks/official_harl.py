@@ -1,4 +1,4 @@
-"""Train the official HASAC (a checkout of PKU-MARL/HARL) on this plugin's envs, for curves side by side with ours.
+r"""Train the official HASAC (a checkout of PKU-MARL/HARL) on this plugin's envs, for curves side by side with ours.
 
 The official runner, networks, replay and settings (its own ``tuned_configs``) run unmodified; only the envs are handed
 in from here, so that both sides meet the same robot or scenario, step limit, reward, random numbers of the library and
@@ -6,7 +6,7 @@ number of test episodes. Its MuJoCo wrapper standardises every observation and s
 
 Needs, beside this plugin: ``pip install tensorboardX setproctitle absl-py`` and the checkout.
 
-    python benchmarks/official_harl.py --harl HARL --env mamujoco --seed 1 --steps 1000000 --out run.json \\
+    python benchmarks/official_harl.py --harl HARL --env mamujoco --seed 1 --steps 1000000 --out run.json \
         scenario=HalfCheetah agent_conf=2x3
 """
 
@@ -51,8 +51,9 @@ class OfficialEnv:
     def _shown(self) -> tuple[list[np.ndarray], list[np.ndarray], Any]:
         observations, state = self.env.observations(), self.env.get_state()
         if self.standardize:
-            observations, state = [(obs - obs.mean()) / obs.std() for obs in observations], (
-                (state - state.mean()) / state.std()
+            observations, state = (
+                [(obs - obs.mean()) / obs.std() for obs in observations],
+                ((state - state.mean()) / state.std()),
             )
         avail = [[1] * int(space.n) for space in self.action_space] if self.discrete else None
         return observations, [state] * self.n_agents, avail

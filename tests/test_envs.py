@@ -133,12 +133,21 @@ def test_sight_grows_with_obsk() -> None:
     assert sizes == sorted(set(sizes))
 
 
+def test_sight_of_all_is_the_state_and_the_own_id() -> None:
+    env = MAMuJoCo("HalfCheetah", "2x3", seed=0)
+    env.reset()
+    env.step([np.full(3, 0.5)] * 2)
+    for observation, own_id in zip(env.observations(), np.eye(2), strict=True):
+        np.testing.assert_array_equal(observation, np.concatenate([env.get_state(), own_id]).astype(np.float32))
+    assert env.observation_sizes == [19, 19]
+
+
 def test_unequal_agents_and_bounds() -> None:
-    env = MAMuJoCo("Humanoid", "9|8", seed=0)
+    env = MAMuJoCo("Humanoid", "9|8", agent_obsk=0, seed=0)
     assert [space.shape[0] for space in env.action_spaces] == [9, 8]
     assert len(set(env.observation_sizes)) == 2
     assert env.action_spaces[0].high == pytest.approx([0.4] * 9)
-    task = PymarlzooplusEnv("mamujoco", {"scenario": "Humanoid", "agent_conf": "9|8"}, True).task
+    task = PymarlzooplusEnv("mamujoco", {"scenario": "Humanoid", "agent_conf": "9|8", "agent_obsk": 0}, True).task
     assert [agent.action.width for agent in task.agents] == [9, 8]
     assert task.groups == [(0,), (1,)]
 

@@ -86,10 +86,11 @@ class MAMuJoCo(PluginEnv):
         ]
         self._ids = np.eye(len(self.action_spaces), dtype=np.float32)
         self.episode_limit = episode_limit
-        _, state = self.reset(seed)
+        self._seed = seed
+        _, state = self.reset()
         self.state_size = len(state)
         self.observation_sizes = [len(obs) for obs in self._observations]
-        self._seed = seed
+        self._seed = seed  # the first episode is still to come
 
     @classmethod
     def task_name(cls, env_args: Mapping[str, Any]) -> str:
