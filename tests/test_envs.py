@@ -16,7 +16,7 @@ from plugin_hasac.envs import REGISTRY
 from plugin_hasac.envs.mamujoco import MAMuJoCo
 from plugin_hasac.envs.mpe import MPE
 from plugin_hasac.errors import UserError
-from plugin_hasac.hosts.pymarlzooplus import PymarlzooplusEnv
+from plugin_hasac.hosts.envs import HostEnv
 
 
 def play(env: Any, steps: int, seed: int = 0) -> list[np.ndarray]:
@@ -147,7 +147,7 @@ def test_unequal_agents_and_bounds() -> None:
     assert [space.shape[0] for space in env.action_spaces] == [9, 8]
     assert len(set(env.observation_sizes)) == 2
     assert env.action_spaces[0].high == pytest.approx([0.4] * 9)
-    task = PymarlzooplusEnv("mamujoco", {"scenario": "Humanoid", "agent_conf": "9|8", "agent_obsk": 0}, True).task
+    task = HostEnv("mamujoco", env, True).task
     assert [agent.action.width for agent in task.agents] == [9, 8]
     assert task.groups == [(0,), (1,)]
 

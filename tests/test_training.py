@@ -164,7 +164,7 @@ def test_baselines_of_the_host_run_by_the_same_command(cli: Cli) -> None:
         "with",
         "t_max=300",
         "test_interval=100",
-        "env_args.key=penalty",
+        "env_args.map_name=penalty",
         "seed=1",
     )
     assert done.code == 0, done.stderr

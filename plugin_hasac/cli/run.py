@@ -12,14 +12,10 @@ from typing import IO, Any
 
 from plugin_hasac.bench.curves import plot_learning_curve
 from plugin_hasac.cli.progress import Progress
-from plugin_hasac.cli.task_settings import refuse_spaces, task_settings
-from plugin_hasac.config import HasacConfig, check_keys
-from plugin_hasac.envs import REGISTRY as OUR_ENVS
-from plugin_hasac.errors import RunFailedError, UserError, did_you_mean
+from plugin_hasac.errors import RunFailedError, UserError
 from plugin_hasac.hosts import find_host
-from plugin_hasac.hosts.base import Host, merged, read_yaml
-
-LEARNER = "hasac_learner"
+from plugin_hasac.hosts.base import Host
+from plugin_hasac.hosts.request import check
 
 
 def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: bool) -> None:
@@ -51,63 +47,6 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
     with _host_console() as (terminal, log), _clear_failures(log), Progress(terminal, config) as progress:
         host.launch(params, progress)
     summary(host, config, progress)
-
-
-def check(host: Host, alg: str, env: str, words: Sequence[str]) -> tuple[dict[str, Any], list[str], str]:
-    """Put the whole config together as the host will, and refuse what cannot work.
-
-    Returns:
-        The merged config, what has to be added to the given words for the host to arrive at it, and what to tell the
-        user about that.
-
-    Raises:
-        UserError: for an unknown config, key or env, or an impossible value.
-    """
-    from sacred.arg_parser import get_config_updates
-
-    env_values = read_yaml(host.config_path("envs", env))
-    alg_values = read_yaml(host.config_path("algs", alg))
-    config = merged(merged(host.defaults, env_values), alg_values)
-    ours = config.get("learner") == LEARNER
-    known = set(host.defaults) | set(env_values) | host.keys_read_in_code | {"name", "learner", "seed"}
-    if ours:
-        known |= set(HasacConfig.__dataclass_fields__)
-        check_keys(alg_values, known, f"in {host.config_path('algs', alg)}")
-    known |= set(alg_values)
-    for word in words:
-        if "=" not in word and not Path(word).is_file():
-            raise UserError(f"'{word}' is not understood; expected key=value after 'with'.")
-    changes, _files = get_config_updates(words)
-    check_keys(changes, known, "after 'with'")
-    missing = [key for key in changes if ours and key in HasacConfig.__dataclass_fields__ and key not in config]
-    if missing:  # sacred takes no update of a key that no YAML file has
-        raise UserError(f"{missing[0]}: set it in {host.config_path('algs', alg)}, which does not have this key yet.")
-    additions, notice = task_settings(merged(config, changes), changes, ours)
-    config = merged(merged(config, get_config_updates(additions)[0]), changes)
-    env_args = config.get("env_args") or {}
-    if env_args.get("map_name") is None and env_args.get("key") is None:
-        raise UserError(
-            f"--env-config {env} leaves open which task: add 'with env_args.key=…' (for example mpe:SimpleSpread-3-v0)."
-        )
-    for key in ("t_max", "batch_size_run", "test_interval", "test_nepisode"):
-        if not isinstance(config[key], (int, float)) or config[key] <= 0:
-            raise UserError(f"{key}: {config[key]!r} is not a positive number.")
-    checkpoint = config.get("checkpoint_path")
-    if checkpoint and not (Path(checkpoint).is_dir() and any(p.name.isdigit() for p in Path(checkpoint).iterdir())):
-        raise UserError(
-            f"checkpoint_path: {checkpoint} is not a 'models' folder of an earlier run (with one folder per step)."
-        )
-    if ours:
-        HasacConfig.from_mapping(config)
-    name, names = str(config.get("env")), host.env_names()  # last, since it imports the host
-    if name not in names:
-        raise UserError(
-            f"env '{name}' is not in the host's registry.{did_you_mean(name, names)} "
-            f"Expected one of: {', '.join(sorted(names))}."
-        )
-    if name in OUR_ENVS and not ours:
-        refuse_spaces(name, env_args)
-    return config, additions, notice
 
 
 def summary(host: Host, config: dict[str, Any], progress: Progress) -> None:

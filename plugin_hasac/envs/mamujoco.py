@@ -37,7 +37,7 @@ class MAMuJoCo(PluginEnv):
             robot's observation and the agent's own one-hot id, which is what published results of MAPPO, HAPPO and
             HASAC were made with.
         episode_limit: steps per episode.
-        key: the name under which hosts sort results.
+        map_name: the name under which hosts sort results.
         seed: of the first episode; later ones follow from it.
         robot_args: further arguments of the gymnasium env.
 
@@ -53,7 +53,7 @@ class MAMuJoCo(PluginEnv):
         agent_conf: str = "2x3",
         agent_obsk: int | str = "all",
         episode_limit: int = 1000,
-        key: str | None = None,
+        map_name: str | None = None,
         seed: int | None = None,
         **robot_args: Any,
     ) -> None:

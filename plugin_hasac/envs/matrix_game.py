@@ -43,8 +43,8 @@ class MatrixGame(PluginEnv):
     Observations and the state are a constant 1, so each agent plays blind.
 
     Args:
-        key: name of a game in :data:`GAMES`, kept under this name because hosts sort results by it.
-        payoff: nested lists, one axis per agent; overrides ``key``.
+        map_name: name of a game in :data:`GAMES`.
+        payoff: nested lists, one axis per agent; overrides ``map_name``.
         episode_limit: repetitions per episode.
         seed: unused, the game is deterministic.
 
@@ -55,9 +55,13 @@ class MatrixGame(PluginEnv):
     name = "matrix_game"
 
     def __init__(
-        self, key: str = "climbing", payoff: list | None = None, episode_limit: int = 1, seed: int | None = None
+        self,
+        map_name: str = "climbing",
+        payoff: list | None = None,
+        episode_limit: int = 1,
+        seed: int | None = None,
     ) -> None:
-        self.payoff = payoff_tensor(key if payoff is None else payoff)
+        self.payoff = payoff_tensor(map_name if payoff is None else payoff)
         self.action_spaces = [Discrete(size) for size in self.payoff.shape]
         self.observation_sizes = [1] * self.payoff.ndim
         self.state_size = 1
@@ -67,7 +71,7 @@ class MatrixGame(PluginEnv):
     @classmethod
     def task_name(cls, env_args: Mapping[str, Any]) -> str:
         """The game's name."""
-        return str(env_args.get("key") or "climbing")
+        return str(env_args.get("map_name") or "climbing")
 
     def reset(self, seed: int | None = None) -> tuple[list[np.ndarray], np.ndarray]:
         """Begin an episode."""

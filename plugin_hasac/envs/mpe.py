@@ -24,7 +24,7 @@ class MPE(PluginEnv):
         scenario: key of :data:`SCENARIOS`; a version suffix such as ``_v3`` is ignored.
         continuous_actions: Box [0, 1] instead of Discrete actions.
         episode_limit: steps per episode; scenarios never terminate.
-        key: the name under which hosts sort results.
+        map_name: the name under which hosts sort results.
         seed: of the first episode; later ones follow from it.
         scenario_args: further arguments of the scenario, such as ``N`` or ``local_ratio``.
 
@@ -39,7 +39,7 @@ class MPE(PluginEnv):
         scenario: str = "simple_spread",
         continuous_actions: bool = False,
         episode_limit: int = 25,
-        key: str | None = None,
+        map_name: str | None = None,
         seed: int | None = None,
         **scenario_args: Any,
     ) -> None:

@@ -1,26 +1,28 @@
-"""The frameworks that HASAC plugs into, one module each. Nothing outside this package imports a host."""
+"""The frameworks that HASAC plugs into. Nothing outside this package imports a host."""
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from plugin_hasac.errors import UserError
 
 if TYPE_CHECKING:
     from plugin_hasac.hosts.base import Host
 
-HOSTS = {"pymarlzooplus": "Pymarlzooplus"}  # module of this package: class in it
+DEFAULT = "pymarlzooplus"
 
 
-def find_host(name: str = "pymarlzooplus") -> Host:
-    """The installed host of that name.
+def find_host(name: str = DEFAULT) -> Host:
+    """The installed default host, or the one in a folder.
+
+    Args:
+        name: ``pymarlzooplus``, or the path of a checkout.
 
     Raises:
-        UserError: if the name is unknown or the host is not installed.
+        UserError: if there is no host of that name or in that folder.
     """
-    if name not in HOSTS:
-        raise UserError(f"unknown host '{name}'; expected one of: {', '.join(sorted(HOSTS))}.")
-    module = importlib.import_module(f"plugin_hasac.hosts.{name}")
-    host: Host = getattr(module, HOSTS[name])()
-    return host
+    if name == DEFAULT:
+        default: Host = importlib.import_module("plugin_hasac.hosts.pymarlzooplus").Pymarlzooplus()
+        return default
+    found: Host = importlib.import_module("plugin_hasac.hosts.checkout").checkout_at(Path(name).expanduser())
+    return found

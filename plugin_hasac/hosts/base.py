@@ -97,6 +97,10 @@ class Host(ABC):
             "or the path of a YAML file."
         )
 
+    def config_values(self, kind: str, name: str) -> dict[str, Any]:
+        """Content of a config; raises as :meth:`config_path` and :func:`read_yaml`."""
+        return read_yaml(self.config_path(kind, name))
+
     def config_names(self, kind: str) -> list[str]:
         """All config names, the host's and ours."""
         folders = (self.root / "config" / kind, PLUGIN_CONFIG / kind)

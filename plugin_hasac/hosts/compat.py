@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import collections
+import collections.abc
 import importlib.util
+import os
 import sys
 import types
+from typing import Any
+
+import yaml
 
 
 def restore_imp() -> None:
@@ -23,3 +29,45 @@ def restore_imp() -> None:
     imp = types.ModuleType("imp")
     imp.load_source = load_source
     sys.modules["imp"] = imp
+
+
+def restore_collections() -> None:
+    """Python 3.10 moved the abstract classes to ``collections.abc``; PyMARL and PyMARL2 use ``collections.Mapping``."""
+    for name in ("Mapping", "MutableMapping", "Iterable", "Sequence"):
+        if not hasattr(collections, name):
+            setattr(collections, name, getattr(collections.abc, name))
+
+
+def restore_yaml_load() -> None:
+    """PyYAML 6 wants a Loader; PyMARL and PyMARL2 call ``yaml.load(file)`` on their own configs."""
+    original = yaml.load
+    if getattr(original, "by_plugin_hasac", False):
+        return
+
+    def load(stream: Any, Loader: Any = yaml.FullLoader) -> Any:  # noqa: N803 (PyYAML's name)
+        return original(stream, Loader)
+
+    load.by_plugin_hasac = True  # type: ignore[attr-defined]
+    yaml.load = load
+
+
+class _WithoutExit(types.ModuleType):
+    """``os``, except that ``_exit`` returns."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    @staticmethod
+    def _exit(_code: int) -> None:
+        """Let the host's function return, so that sacred writes the end of the run."""
+
+
+def finish_sacred_records(modules: list[types.ModuleType]) -> None:
+    """PyMARL and PyMARL2 end with ``os._exit``, which loses what sacred has not written yet.
+
+    Args:
+        modules: the host's modules that hold ``os`` and call its ``_exit`` when a run is over.
+    """
+    for module in modules:
+        if getattr(module, "os", None) is os:
+            vars(module)["os"] = _WithoutExit("os")

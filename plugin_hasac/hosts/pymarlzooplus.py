@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import os
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
-from plugin_hasac.components.action_spaces import Box, from_gymnasium
-from plugin_hasac.components.task import AgentSpec, Task
 from plugin_hasac.controllers.hasac_mac import HasacMAC
 from plugin_hasac.envs import REGISTRY as OUR_ENVS
 from plugin_hasac.errors import UserError
 from plugin_hasac.hosts.base import Host, Observer
+from plugin_hasac.hosts.envs import HostEnv
 from plugin_hasac.learners.hasac_learner import HasacLearner
 from plugin_hasac.runners.hasac_runner import HasacRunner
-from plugin_hasac.vector.contract import Outcome, StepEnv
+from plugin_hasac.vector.contract import StepEnv
 
 
 class Pymarlzooplus(Host):
@@ -99,87 +95,6 @@ def _make(env: Any, **env_args: Any) -> Any:
     return env(**env_args)
 
 
-class PymarlzooplusEnv(StepEnv):
-    """Adapts the host's ``MultiAgentEnv`` contract.
-
-    Args:
-        name: of the env in the host's registry.
-        env_args: its arguments, seed included.
-        proper_time_limits: report an episode that reaches its limit as truncated even if the env calls it terminated.
-
-    Raises:
-        UserError: if its spaces are not supported.
-    """
-
-    def __init__(self, name: str, env_args: dict[str, Any], proper_time_limits: bool) -> None:
-        registry = importlib.import_module("pymarlzooplus.envs").REGISTRY
-        self.env = registry[name](**env_args) if name in registry else OUR_ENVS[name](**env_args)
-        self.proper_time_limits = proper_time_limits
-        self._accepts_seed = "seed" in inspect.signature(self.env.reset).parameters
-        self._t = 0
-        self.task = self._task(name)
-
-    def _task(self, name: str) -> Task:
-        if hasattr(self.env, "action_spaces"):  # an env of ours: any spaces, agents may differ
-            spaces = [from_gymnasium(s, f"agent {i} of env '{name}'") for i, s in enumerate(self.env.action_spaces)]
-            agents = tuple(AgentSpec(size, space) for size, space in zip(self.env.observation_sizes, spaces))
-            return Task(agents, self.env.state_size, self.env.episode_limit)
-        info = self.env.get_env_info()
-        for key in ("obs_shape", "state_shape"):
-            if not isinstance(info[key], (int, np.integer)):
-                raise UserError(
-                    f"env '{name}' has a {key} of {info[key]}; HASAC's networks take flat vectors, not images. "
-                    "Choose an image encoder in env_args, or another env."
-                )
-        return Task.discrete(
-            n_agents=int(info["n_agents"]),
-            obs_dim=int(info["obs_shape"]),
-            state_dim=int(info["state_shape"]),
-            n_actions=int(info["n_actions"]),
-            episode_limit=int(info["episode_limit"]),
-        )
-
-    def reset(self, seed: int | None = None) -> None:
-        """See :class:`StepEnv`."""
-        if seed is not None and self._accepts_seed:
-            self.env.reset(seed=seed)
-        else:
-            self.env.reset()
-        self._t = 0
-
-    def observe(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See :class:`StepEnv`."""
-        obs = np.asarray(self.env.get_obs(), dtype=np.float32)
-        state = np.asarray(self.env.get_state(), dtype=np.float32)
-        return obs, state, np.asarray(self.env.get_avail_actions(), dtype=np.bool_)
-
-    def step(self, actions: np.ndarray) -> Outcome:
-        """See :class:`StepEnv`."""
-        reward, done, info = self.env.step(self._own_actions(actions))
-        self._t += 1
-        # The host's key for time-outs decides where an env sets it. Most do not: the host drops gymnasium's truncation
-        # flag on the way, and some envs count time themselves and call it the end. There an episode of full length
-        # counts as cut off.
-        cut_off = bool(info.get("episode_limit", self.proper_time_limits and self._t >= self.task.episode_limit))
-        return Outcome(float(reward), bool(done and not cut_off), bool(done and cut_off), info)
-
-    def _own_actions(self, actions: np.ndarray) -> Any:
-        """Unpad: an index per Discrete agent, else a vector."""
-        if not hasattr(self.env, "action_spaces"):
-            return actions[:, 0]
-        own: list[Any] = []
-        for action, agent, space in zip(actions, self.task.agents, self.env.action_spaces):
-            values = action[: agent.action.width]
-            own.append(values if isinstance(agent.action, Box) else values.astype(np.int64))
-            if type(space).__name__ == "Discrete":
-                own[-1] = int(values[0])
-        return own
-
-    def close(self) -> None:
-        """Close the env."""
-        self.env.close()
-
-
 class PymarlzooplusRunner(HasacRunner):
     """HASAC's runner in this host's loop."""
 
@@ -208,4 +123,6 @@ class PymarlzooplusRunner(HasacRunner):
 
 
 def _build_env(name: str, env_args: dict[str, Any], proper_time_limits: bool, seed: int) -> StepEnv:
-    return PymarlzooplusEnv(name, {**env_args, "seed": seed}, proper_time_limits)
+    registry = importlib.import_module("pymarlzooplus.envs").REGISTRY
+    make: Any = registry[name] if name in registry else OUR_ENVS[name]
+    return HostEnv(name, make(**env_args, seed=seed), proper_time_limits)
