@@ -36,7 +36,7 @@ SPREAD = ("--config=hasac", "--env-config=simple_spread")
         (("--config=hasac", "--env-config=gymma"), "leaves open which task"),
         (("--config=hasac", "--env-config=mamujoco", "with", "env_args.scenario=Antt"), "Did you mean 'Ant'?"),
         (("--config=hasac", "--env-config=mamujoco", "with", "n_step=0"), "n_step: 0 is not"),
-        ((*SPREAD, "--host=rllib"), "unknown host 'rllib'"),
+        ((*SPREAD, "--host=rllib"), "host rllib does not exist; expected 'pymarlzooplus' or the path"),
     ],
 )
 def test_one_clear_line(capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str) -> None:

@@ -23,6 +23,7 @@ EXAMPLES = """examples:
 
 'run' is the default: 'hasac --config=…' is 'hasac run --config=…'.
 """
+HOST_HELP = "'pymarlzooplus', or the path of a checkout of EPyMARL, PyMARL2 or PyMARL (default: %(default)s)"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,12 +43,30 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--config", required=True, metavar="ALG", help="algorithm: hasac, a variant, or one of the host's")
     run.add_argument("--env-config", required=True, metavar="ENV", help="env: one of the host's configs, or ours")
-    run.add_argument("--host", default="pymarlzooplus", help="framework that trains (default: %(default)s)")
+    run.add_argument("--host", default="pymarlzooplus", metavar="HOST", help=HOST_HELP)
     run.add_argument("--verbose", action="store_true", help="the host's own console output instead of a progress bar")
     run.add_argument("updates", nargs="*", metavar="with key=value …", help="config changes in sacred's syntax")
 
     configs = commands.add_parser("configs", help="list the algorithms and envs that can be run")
-    configs.add_argument("--host", default="pymarlzooplus", help="framework (default: %(default)s)")
+    configs.add_argument("--host", default="pymarlzooplus", metavar="HOST", help=HOST_HELP)
+
+    hosts = commands.add_parser(
+        "hosts",
+        help="look at a checkout of EPyMARL, PyMARL2 or PyMARL; put HASAC into it or take it out",
+        description="Make 'python src/main.py --config=hasac …' work in a checkout, by two lines in its src/main.py.",
+    )
+    actions = hosts.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for action, text in {
+        "check": "say what a checkout is, what works and what is missing",
+        "install": "make 'python src/main.py --config=hasac …' work there",
+        "uninstall": "restore every byte",
+    }.items():
+        parser_of_action = actions.add_parser(action, help=text, description=text)
+        parser_of_action.add_argument("path", metavar="PATH", help="the checkout")
+        if action == "install":
+            parser_of_action.add_argument(
+                "--force", action="store_true", help="even if it has changes that are not committed, or no git"
+            )
 
     report = commands.add_parser(
         "report", help="a table and learning curves from runs of any algorithm", description="Compare finished runs."
@@ -75,6 +94,13 @@ def main(argv: list[str] | None = None) -> None:
             from plugin_hasac.cli.report import report
 
             report(options.results, options.out, options.at_step)
+        elif options.command == "hosts":
+            from plugin_hasac.cli import hosts
+
+            if options.action == "install":
+                hosts.install(options.path, force=options.force)
+            else:
+                getattr(hosts, options.action)(options.path)
         elif options.command == "configs":
             from plugin_hasac.cli.listing import list_configs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import runpy
 import subprocess
 import sys
@@ -124,10 +125,13 @@ class Checkout(Host):
 
         logger.setup_sacred, logger.log_stat = observed_setup, observed_stat
         arguments, sys.argv = sys.argv, [str(self.main), *params]
+        root, level, handlers = logging.getLogger(), logging.root.level, list(logging.root.handlers)
         try:
             runpy.run_path(str(self.main), run_name="__main__")
         finally:
             sys.argv = arguments
+            root.handlers[:] = handlers  # hosts make the root logger print everything
+            root.setLevel(level)
             logger.setup_sacred, logger.log_stat = setup_sacred, log_stat
 
     @property
