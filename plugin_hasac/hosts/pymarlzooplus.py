@@ -125,4 +125,4 @@ class PymarlzooplusRunner(HasacRunner):
 def _build_env(name: str, env_args: dict[str, Any], proper_time_limits: bool, seed: int) -> StepEnv:
     registry = importlib.import_module("pymarlzooplus.envs").REGISTRY
     make: Any = registry[name] if name in registry else OUR_ENVS[name]
-    return HostEnv(name, make(**env_args, seed=seed), proper_time_limits)
+    return HostEnv(name, make(**{**env_args, "seed": seed}), proper_time_limits)

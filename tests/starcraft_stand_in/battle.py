@@ -43,7 +43,15 @@ KINDS = {
 KIND_OF_TYPE = {kind.type_id: name for name, kind in KINDS.items()}
 # SMACv2's order of its own types; SMAC numbers the kinds of a map in the same (alphabetical) order.
 OWN_TYPES = ("baneling", "colossus", "hydralisk", "marauder", "marine", "medivac", "stalker", "zealot", "zergling")
-LETTERS = {"m": "marine", "s": "stalker", "z": "zealot", "h": "hydralisk", "c": "colossus", "zg": "zergling", "sc": "spine_crawler"}
+LETTERS = {
+    "m": "marine",
+    "s": "stalker",
+    "z": "zealot",
+    "h": "hydralisk",
+    "c": "colossus",
+    "zg": "zergling",
+    "sc": "spine_crawler",
+}
 SPECIAL = {  # teams that a map's name does not spell out
     "MMM": ({"marauder": 2, "marine": 7, "medivac": 1}, {"marauder": 2, "marine": 7, "medivac": 1}),
     "MMM2": ({"marauder": 2, "marine": 7, "medivac": 1}, {"marauder": 3, "marine": 8, "medivac": 1}),
@@ -126,7 +134,11 @@ class Battle:
             return
         for owner, team in zip((ALLY, ENEMY), self.teams):
             # The allies' own types count up from the kinds' order, as SMAC expects.
-            own = {name: FIRST_OWN_TYPE + i for i, name in enumerate(sorted(team, key=OWN_TYPES.index))} if owner == ALLY else {}
+            own = (
+                {name: FIRST_OWN_TYPE + i for i, name in enumerate(sorted(team, key=OWN_TYPES.index))}
+                if owner == ALLY
+                else {}
+            )
             names = [name for name in sorted(team) for _ in range(team[name])]
             for i, name in enumerate(names):
                 row, column = divmod(i, 8)
@@ -181,7 +193,9 @@ class Battle:
         """Enemies heal their weakest, or go for the nearest of the player's units."""
         foes = [other for other in self.units.values() if other.owner != unit.owner]
         if unit.kind.heals:
-            hurt = [u for u in self.units.values() if u.owner == unit.owner and u is not unit and u.health < u.kind.health]
+            hurt = [
+                u for u in self.units.values() if u.owner == unit.owner and u is not unit and u.health < u.kind.health
+            ]
             return ("heal", min(hurt, key=lambda u: u.health).tag) if hurt else None
         return ("attack", min(foes, key=unit.distance).tag) if foes else None
 
