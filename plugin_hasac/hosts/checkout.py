@@ -15,7 +15,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 from plugin_hasac.controllers.hasac_mac import HasacMAC
+from plugin_hasac.envs import FACTORIES
 from plugin_hasac.envs import REGISTRY as OUR_ENVS
+from plugin_hasac.envs.starcraft import refuse_without_starcraft
 from plugin_hasac.errors import UserError
 from plugin_hasac.hosts import compat
 from plugin_hasac.hosts.base import Host, Observer
@@ -35,12 +37,14 @@ class Checkout(Host):
         family: what its documentation calls it.
         tested_commit: the commit that this plugin was tested with.
         requirements: modules that the host imports at its start, and what to install for each.
+        lazy_envs: names that the host registers on demand.
         exits: modules that end the process with ``os._exit``.
     """
 
     family: ClassVar[str]
     tested_commit: ClassVar[str]
     requirements: ClassVar[dict[str, str]]
+    lazy_envs: ClassVar[tuple[str, ...]] = ()
     exits: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +63,8 @@ class Checkout(Host):
 
     def make_env(self, name: str, env_args: dict[str, Any]) -> Any:
         """An env of the host's registry, seed included in ``env_args``."""
-        return self.module("envs").REGISTRY[name](**env_args)
+        registry = self.module("envs").REGISTRY
+        return registry[name](**env_args) if name in registry else FACTORIES[name](**env_args)
 
     def env_args(self, args: SimpleNamespace) -> dict[str, Any]:
         """What the host's own runners pass to an env."""
@@ -106,6 +111,9 @@ class Checkout(Host):
         envs = self.module("envs").REGISTRY
         for name, env in OUR_ENVS.items():
             envs.setdefault(name, self.for_host(env))
+        for name, factory in FACTORIES.items():
+            if name not in self.lazy_envs:
+                envs.setdefault(name, factory)
         compat.finish_sacred_records([self.module(name) for name in self.exits])
 
     def launch(self, params: list[str], observer: Observer | None) -> None:
@@ -141,7 +149,7 @@ class Checkout(Host):
 
     def env_names(self) -> set[str]:
         """The host's registry and ours."""
-        return set(self.module("envs").REGISTRY) | set(OUR_ENVS)
+        return {*self.module("envs").REGISTRY, *self.lazy_envs, *OUR_ENVS, *FACTORIES}
 
     # ---------------------------------------------------------------- what it is
 
@@ -193,7 +201,12 @@ def _build_env(
 ) -> StepEnv:
     host = family(path)
     own = {**env_args, "seed": seed}
-    env = OUR_ENVS[name](**own) if name in OUR_ENVS else host.make_env(name, own)
+    if name in OUR_ENVS:
+        return HostEnv(name, OUR_ENVS[name](**own), proper_time_limits)  # type: ignore[arg-type]
+    host.module("envs")  # some set SC2PATH
+    if name in STARCRAFT:
+        refuse_without_starcraft()
+    env = host.make_env(name, own)
     return HostEnv(name, env, proper_time_limits)
 
 
@@ -208,6 +221,8 @@ class Epymarl(Checkout):
         "pettingzoo": "pettingzoo==1.24.3",
         "sacred": "sacred==0.8.7",
     }
+
+    lazy_envs = STARCRAFT
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -226,10 +241,6 @@ class Epymarl(Checkout):
         """How rewards are added up is a key of its own in this host."""
         own = {} if args.env in OUR_ENVS else {"reward_scalarisation": args.reward_scalarisation}
         return {**args.env_args, **own}
-
-    def env_names(self) -> set[str]:
-        """Those that are registered on demand too."""
-        return super().env_names() | set(STARCRAFT)
 
     def for_host(self, env: type) -> Callable[..., Any]:
         """Its runners give two arguments more and expect gymnasium's five results."""

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from plugin_hasac.controllers.hasac_mac import HasacMAC
+from plugin_hasac.envs import FACTORIES
 from plugin_hasac.envs import REGISTRY as OUR_ENVS
 from plugin_hasac.errors import UserError
 from plugin_hasac.hosts.base import Host, Observer
@@ -50,7 +51,7 @@ class Pymarlzooplus(Host):
         registry("learners")["hasac_learner"] = HasacLearner
         envs = registry("envs")
         available = importlib.import_module("pymarlzooplus.envs").REGISTRY_availability
-        for name, env in OUR_ENVS.items():
+        for name, env in {**OUR_ENVS, **FACTORIES}.items():
             if name not in envs:
                 envs[name] = partial(_make, env)
                 available.append(name)
@@ -87,7 +88,7 @@ class Pymarlzooplus(Host):
 
     def env_names(self) -> set[str]:
         """The host's registry and ours."""
-        return set(importlib.import_module("pymarlzooplus.envs").REGISTRY_availability) | set(OUR_ENVS)
+        return set(importlib.import_module("pymarlzooplus.envs").REGISTRY_availability) | set(OUR_ENVS) | set(FACTORIES)
 
 
 def _make(env: Any, **env_args: Any) -> Any:
@@ -124,5 +125,5 @@ class PymarlzooplusRunner(HasacRunner):
 
 def _build_env(name: str, env_args: dict[str, Any], proper_time_limits: bool, seed: int) -> StepEnv:
     registry = importlib.import_module("pymarlzooplus.envs").REGISTRY
-    make: Any = registry[name] if name in registry else OUR_ENVS[name]
+    make: Any = registry[name] if name in registry else {**OUR_ENVS, **FACTORIES}[name]
     return HostEnv(name, make(**{**env_args, "seed": seed}), proper_time_limits)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 import threading
 from pathlib import Path
 
@@ -12,9 +11,7 @@ from s2clientprotocol import sc2api_pb2 as sc_pb
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from battle import ALLY, UNIT_TYPES, Battle  # noqa: E402 (run as a script, found beside this file)
+from battle import ALLY, UNIT_TYPES, Battle
 
 ABILITIES = {16: "move", 23: "attack", 386: "heal", 4: "stop"}
 
