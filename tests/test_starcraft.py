@@ -114,7 +114,9 @@ for episode in range(3):
     crashed = episode == 1
     assert (info == {{}}) == crashed, info
     if not crashed:
-        assert info["battle_won"] or info["dead_allies"] == env.get_env_info()["n_agents"] or steps == env.episode_limit
+        left = env.get_env_info()["n_agents"] - info["dead_allies"]
+        medic = getattr(env, "map_type", "") == "MMM"  # a lone medivac has lost
+        assert info["battle_won"] or left == 0 or (medic and left == 1) or steps == env.episode_limit
         assert steps > 5
 assert inner.force_restarts == 1
 env.save_replay()

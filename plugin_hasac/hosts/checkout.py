@@ -202,7 +202,7 @@ def _build_env(
     host = family(path)
     own = {**env_args, "seed": seed}
     if name in OUR_ENVS:
-        return HostEnv(name, OUR_ENVS[name](**own), proper_time_limits)  # type: ignore[arg-type]
+        return HostEnv(name, OUR_ENVS[name](**own), proper_time_limits)
     host.module("envs")  # some set SC2PATH
     if name in STARCRAFT:
         refuse_without_starcraft()

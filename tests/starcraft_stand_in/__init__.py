@@ -1,8 +1,8 @@
 """A stand-in for the StarCraft II executable, and for nothing else of SMAC.
 
 The unmodified ``smac`` and ``smacv2`` packages find it under ``SC2PATH``, launch it through ``pysc2`` and speak the SC2
-API with it over a websocket, as with the game. Battles have movement, range, cooldown, damage and death, but neither the
-game's balance nor its pathing: scores made with it mean nothing and are never reported.
+API with it over a websocket, as with the game. Battles have movement, range, cooldown, damage and death, but neither
+the game's balance nor its pathing: scores made with it mean nothing and are never reported.
 """
 
 from __future__ import annotations

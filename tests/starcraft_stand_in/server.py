@@ -7,11 +7,10 @@ import contextlib
 import threading
 from pathlib import Path
 
+from battle import ALLY, UNIT_TYPES, Battle
 from s2clientprotocol import sc2api_pb2 as sc_pb
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
-
-from battle import ALLY, UNIT_TYPES, Battle
 
 ABILITIES = {16: "move", 23: "attack", 386: "heal", 4: "stop"}
 
