@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
+from starcraft_stand_in import install
 
 from plugin_hasac.errors import UserError
 from plugin_hasac.hosts import compat, patching
@@ -198,24 +199,38 @@ def test_yaml_load_takes_no_loader(tmp_path: Path) -> None:
 
 # -------------------------------------------------------------------- the real hosts
 
-TASKS = {  # per host: variable with its path, env, its arguments, name of qmix's results, where sacred's folders lie
-    "epymarl": (
-        "EPYMARL_PATH",
-        "gymma",
-        ["env_args.key=lbforaging:Foraging-5x5-2p-1f-coop-v3", "env_args.time_limit=25"],
-    ),
-    "pymarl2": ("PYMARL2_PATH", "stag_hunt", ["env_args.world_shape=[5,5]", "env_args.episode_limit=30"]),
-    "pymarl": ("PYMARL_PATH", "matrix_game", []),
+FORAGING = ["env_args.key=lbforaging:Foraging-5x5-2p-1f-coop-v3", "env_args.time_limit=25"]
+SPREAD = ["env_args.key=pz-mpe-simple-spread-v3", "env_args.time_limit=25"]
+WAREHOUSE = ["env_args.key=rware:rware-tiny-2ag-v2", "env_args.time_limit=30"]
+CLIMBING = ["env_args.key=matrixgames:climbing-nostate-v0", "env_args.time_limit=5"]
+STAGS = ["env_args.world_shape=[5,5]", "env_args.episode_limit=30"]
+MARINES = ["env_args.map_name=3m"]
+TASKS = {  # host, variable with its path, env, the env's arguments
+    "epymarl-foraging": ("epymarl", "EPYMARL_PATH", "gymma", FORAGING),
+    "epymarl-spread": ("epymarl", "EPYMARL_PATH", "gymma", SPREAD),
+    "epymarl-warehouse": ("epymarl", "EPYMARL_PATH", "gymma", WAREHOUSE),
+    "epymarl-climbing": ("epymarl", "EPYMARL_PATH", "gymma", CLIMBING),
+    "epymarl-penalty": ("epymarl", "EPYMARL_PATH", "matrix_game", ["env_args.map_name=penalty"]),
+    "pymarl2-stags": ("pymarl2", "PYMARL2_PATH", "stag_hunt", STAGS),
+    "pymarl2-marines": ("pymarl2", "PYMARL2_PATH", "sc2", MARINES),
+    "pymarl-marines": ("pymarl", "PYMARL_PATH", "sc2", MARINES),
+    "pymarl-penalty": ("pymarl", "PYMARL_PATH", "matrix_game", ["env_args.map_name=penalty"]),
 }
+ONE_PER_HOST = ["epymarl-foraging", "pymarl2-stags", "pymarl-penalty"]
 SHORT = ["t_max=1200", "test_interval=500", "test_nepisode=4", "seed=3", "use_cuda=False"]
+SHORT += ["runner_log_interval=100", "learner_log_interval=100", "log_interval=500"]
 
 
-@pytest.fixture(params=sorted(TASKS))
-def real(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Checkout, str, list[str]]:
+@pytest.fixture
+def real(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Checkout, str, list[str]]:
     """A fresh clone of a real host, its env and that env's arguments."""
-    variable, env, words = TASKS[request.param]
+    name, variable, env, words = TASKS[request.param]
     if variable not in os.environ:
-        pytest.skip(f"set {variable} to a checkout of {request.param} to test in it")
+        pytest.skip(f"set {variable} to a checkout of {name} to test in it")
+    if env == "sc2":  # the hosts' smac and pysc2 are real; the game's executable is a stand-in
+        monkeypatch.setenv("SC2PATH", str(install(tmp_path / "StarCraftII", ["3m"])))
     git(tmp_path, "clone", "-q", os.environ[variable], "host")
     host = checkout_at(tmp_path / "host")
     assert host.commit() == host.tested_commit
@@ -232,6 +247,7 @@ def records(host: Checkout) -> list[Path]:
     return sorted((host.path / "results" / "sacred").rglob("run.json"), key=lambda path: path.stat().st_mtime)
 
 
+@pytest.mark.parametrize("real", ONE_PER_HOST, indirect=True)
 def test_patch_file_is_what_install_does(real: tuple[Checkout, str, list[str]]) -> None:
     host, _, _ = real
     file = ROOT / "patches" / f"{host.family.lower()}.patch"
@@ -245,6 +261,7 @@ def test_patch_file_is_what_install_does(real: tuple[Checkout, str, list[str]]) 
     assert git(host.path, "status", "--porcelain") == ""
 
 
+@pytest.mark.parametrize("real", sorted(TASKS), indirect=True)
 def test_train_save_load_and_evaluate_in_the_real_host(real: tuple[Checkout, str, list[str]]) -> None:
     host, env, words = real
     patching.install(host)
@@ -262,14 +279,23 @@ def test_train_save_load_and_evaluate_in_the_real_host(real: tuple[Checkout, str
     assert main_program(host, *hasac, f"checkpoint_path={models}", "evaluate=True").returncode == 0
     evaluated = json.loads(records(host)[-1].with_name("info.json").read_text())
     logged = dict(zip(info["test_return_mean_T"], info["test_return_mean"], strict=True))
-    if step in logged:
+    if env == "sc2":  # the game draws its own random numbers
+        assert "test_battle_won_mean" in evaluated
+    elif step in logged:
         assert evaluated["test_return_mean"] == [logged[step]]
 
     qmix = main_program(host, "--config=qmix", f"--env-config={env}", "with", *SHORT, *words)
     assert qmix.returncode == 0, qmix.stderr[-2000:]
     assert json.loads(records(host)[-1].read_text())["status"] == "COMPLETED"
+    baseline = json.loads(records(host)[-1].with_name("info.json").read_text())
+    tested = {name for name in baseline if name.startswith("test_") and not name.endswith("_T")}
+    assert tested == {name for name in info if name.startswith("test_") and not name.endswith("_T")}
+    assert (
+        abs(len(baseline["test_return_mean"]) - len(info["test_return_mean"])) <= 1
+    )  # tests drift with episode lengths
 
 
+@pytest.mark.parametrize("real", ONE_PER_HOST, indirect=True)
 def test_wrong_key_in_the_real_host(real: tuple[Checkout, str, list[str]]) -> None:
     host, env, words = real
     patching.install(host)
@@ -279,6 +305,7 @@ def test_wrong_key_in_the_real_host(real: tuple[Checkout, str, list[str]]) -> No
     assert not records(host)
 
 
+@pytest.mark.parametrize("real", ONE_PER_HOST, indirect=True)
 def test_workers_and_no_edit_at_all(real: tuple[Checkout, str, list[str]]) -> None:
     """``hasac run --host`` leaves the checkout as it is, and env workers find its modules."""
     host, env, words = real
