@@ -17,7 +17,7 @@ from conftest import ROOT
 from starcraft_stand_in import install
 
 from plugin_hasac.errors import UserError
-from plugin_hasac.hosts import compat, patching
+from plugin_hasac.hosts import compat, hook, patching
 from plugin_hasac.hosts.checkout import Checkout, checkout_at
 from plugin_hasac.hosts.envs import HostEnv
 
@@ -121,6 +121,36 @@ def test_wrong_path_gets_one_line(tmp_path: Path, make: Any, message: str) -> No
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_command_line_is_completed_for_our_algorithms_alone(
+    stand_in: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (stand_in.root / "config" / "algs").mkdir(parents=True)
+    (stand_in.root / "config" / "envs").mkdir()
+    keys = "runner mac buffer_size batch_size batch_size_run env env_args t_max test_interval test_nepisode".split()
+    (stand_in.root / "config" / "default.yaml").write_text("".join(f"{key}: 1\n" for key in keys))
+    (stand_in.root / "config" / "algs" / "qmix.yaml").write_text("name: qmix\nlearner: q_learner\n")
+    monkeypatch.setattr(type(stand_in), "env_names", lambda _self: {"mpe"})
+    shipped = ROOT / "config"
+    assert hook.completed(stand_in, ["--help"]) == ["--help"]
+    assert hook.completed(stand_in, ["--config=qmix", "--env-config=mpe", "-l", "INFO", "with", "no_key=1"]) == [
+        f"--config={stand_in.root / 'config' / 'algs' / 'qmix'}",
+        f"--env-config={shipped / 'envs' / 'mpe'}",
+        *("-l", "INFO", "with", "no_key=1"),
+    ]
+    ours = hook.completed(stand_in, ["--config=hasac", "--env-config=mpe", "-l", "INFO", "with", "n_step=3"])
+    assert ours[:5] == [
+        f"--config={shipped / 'algs' / 'hasac'}",
+        f"--env-config={shipped / 'envs' / 'mpe'}",
+        *("-l", "INFO", "with"),
+    ]
+    assert "env_args.map_name=simple_spread-discrete" in ours
+    assert "replay_batch_size=1000" in ours  # the authors' settings
+    assert [word for word in ours if word.startswith("n_step=")] == ["n_step=3"]
+    assert hook.completed(stand_in, ours) == ours
+    with pytest.raises(UserError, match="n_stpe"):
+        hook.completed(stand_in, ["--config=hasac", "--env-config=mpe", "with", "n_stpe=3"])
 
 
 # -------------------------------------------------------------------- dialects of the env contract

@@ -44,9 +44,9 @@ def completed(host: Checkout, params: list[str]) -> list[str]:
     if set(names) != set(KINDS):
         return params  # the host says what is missing
     paths = [options[kind] + host.host_argument(kind, name) for kind, name in names.items()]
-    words = [param for param in params if not param.startswith(tuple(options.values())) and param != "with"]
-    flags = [word for word in words if word.startswith("-")]
-    words = [word for word in words if not word.startswith("-")]
+    rest = [param for param in params if not param.startswith(tuple(options.values()))]
+    split = rest.index("with") if "with" in rest else len(rest)
+    flags, words = rest[:split], rest[split + 1 :]
     if host.config_values("algs", names["algs"]).get("learner") == LEARNER:
         _, additions, notice = check(host, names["algs"], names["envs"], words)
         if notice:
