@@ -19,7 +19,7 @@ from starcraft_stand_in import install
 from plugin_hasac.errors import UserError
 from plugin_hasac.hosts import compat, hook, patching
 from plugin_hasac.hosts.checkout import Checkout, checkout_at
-from plugin_hasac.hosts.envs import HostEnv
+from plugin_hasac.hosts.envs import STARCRAFT, HostEnv
 
 # -------------------------------------------------------------------- install and uninstall
 
@@ -128,7 +128,8 @@ def test_command_line_is_completed_for_our_algorithms_alone(
 ) -> None:
     (stand_in.root / "config" / "algs").mkdir(parents=True)
     (stand_in.root / "config" / "envs").mkdir()
-    keys = [
+    keys = ["runner", "mac", "buffer_size", "batch_size", "batch_size_run", "env", "env_args"]
+    keys += ["t_max", "test_interval", "test_nepisode"]
         "runner",
         "mac",
         "buffer_size",
@@ -252,6 +253,8 @@ TASKS = {  # host, variable with its path, env, the env's arguments
     "epymarl-warehouse": ("epymarl", "EPYMARL_PATH", "gymma", WAREHOUSE),
     "epymarl-climbing": ("epymarl", "EPYMARL_PATH", "gymma", CLIMBING),
     "epymarl-penalty": ("epymarl", "EPYMARL_PATH", "matrix_game", ["env_args.map_name=penalty"]),
+    "epymarl-marines": ("epymarl", "EPYMARL_PATH", "sc2", MARINES),
+    "epymarl-zerg": ("epymarl", "EPYMARL_PATH", "sc2v2", ["env_args.map_name=zerg_5_vs_5"]),
     "pymarl2-stags": ("pymarl2", "PYMARL2_PATH", "stag_hunt", STAGS),
     "pymarl2-marines": ("pymarl2", "PYMARL2_PATH", "sc2", MARINES),
     "pymarl-marines": ("pymarl", "PYMARL_PATH", "sc2", MARINES),
@@ -270,8 +273,14 @@ def real(
     name, variable, env, words = TASKS[request.param]
     if variable not in os.environ:
         pytest.skip(f"set {variable} to a checkout of {name} to test in it")
-    if env == "sc2":  # the hosts' smac and pysc2 are real; the game's executable is a stand-in
-        monkeypatch.setenv("SC2PATH", str(install(tmp_path / "StarCraftII", ["3m"])))
+    if env in STARCRAFT:  # smac, smacv2 and pysc2 are real; the game's executable is a stand-in
+        package = {"sc2": "SMAC_PATH", "sc2v2": "SMACV2_PATH"}[env]
+        if package not in os.environ:
+            pytest.skip(f"set {package} too")
+        monkeypatch.setenv("SC2PATH", str(install(tmp_path / "StarCraftII", ["3m", "32x32_flat"])))
+    # PyMARL and PyMARL2 import smac whatever the env.
+    paths = [os.environ[variable] for variable in ("SMAC_PATH", "SMACV2_PATH") if variable in os.environ]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     git(tmp_path, "clone", "-q", os.environ[variable], "host")
     host = checkout_at(tmp_path / "host")
     assert host.commit() == host.tested_commit
@@ -320,7 +329,7 @@ def test_train_save_load_and_evaluate_in_the_real_host(real: tuple[Checkout, str
     assert main_program(host, *hasac, f"checkpoint_path={models}", "evaluate=True").returncode == 0
     evaluated = json.loads(records(host)[-1].with_name("info.json").read_text())
     logged = dict(zip(info["test_return_mean_T"], info["test_return_mean"], strict=True))
-    if env == "sc2":  # the game draws its own random numbers
+    if env in STARCRAFT:  # the game draws its own random numbers
         assert "test_battle_won_mean" in evaluated
     elif step in logged:
         assert evaluated["test_return_mean"] == [logged[step]]

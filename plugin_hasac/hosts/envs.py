@@ -31,7 +31,8 @@ class HostEnv(StepEnv):
         self.env = env
         self.starcraft = name in STARCRAFT
         self.proper_time_limits = proper_time_limits
-        self._accepts_seed = "seed" in inspect.signature(self.env.reset).parameters
+        # SMAC's game is seeded when it starts, and never again (EPyMARL's wrapper accepts a seed and fails on it).
+        self._accepts_seed = not self.starcraft and "seed" in inspect.signature(self.env.reset).parameters
         self._t = 0
         self.task = self._task(name)
 
