@@ -130,17 +130,6 @@ def test_command_line_is_completed_for_our_algorithms_alone(
     (stand_in.root / "config" / "envs").mkdir()
     keys = ["runner", "mac", "buffer_size", "batch_size", "batch_size_run", "env", "env_args"]
     keys += ["t_max", "test_interval", "test_nepisode"]
-        "runner",
-        "mac",
-        "buffer_size",
-        "batch_size",
-        "batch_size_run",
-        "env",
-        "env_args",
-        "t_max",
-        "test_interval",
-        "test_nepisode",
-    ]
     (stand_in.root / "config" / "default.yaml").write_text("".join(f"{key}: 1\n" for key in keys))
     (stand_in.root / "config" / "algs" / "qmix.yaml").write_text("name: qmix\nlearner: q_learner\n")
     monkeypatch.setattr(type(stand_in), "env_names", lambda _self: {"mpe"})
