@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from starcraft_stand_in import install
-from starcraft_stand_in.battle import ALLY, ENEMY, KINDS, Battle, teams
+from starcraft_stand_in.battle import ALLY, ASLEEP, ENEMY, KINDS, Battle, teams
 
 from plugin_hasac.hosts.base import PLUGIN_CONFIG, read_yaml
 
@@ -40,6 +40,8 @@ def test_battle_has_range_cooldown_damage_death_and_respawn() -> None:
     battle.create(2004, ALLY, 5.0, 16.0)  # a marine by SMACv2's own numbers
     battle.create(marine.type_id, ENEMY, 20.0, 16.0)
     ally, enemy = battle.units.values()
+    battle.step(ASLEEP)
+    assert enemy.x == 20.0
     battle.step(1)
     assert enemy.x < 20.0  # it comes
     assert ally.x == 5.0  # without orders nobody moves
@@ -58,7 +60,7 @@ def test_battle_has_range_cooldown_damage_death_and_respawn() -> None:
     duel.create(KINDS["spine_crawler"].type_id, ENEMY, 10.0, 16.0)
     ally, crawler = duel.units.values()
     duel.order([ally.tag], ("attack", crawler.tag))
-    duel.step(1)
+    duel.step(ASLEEP + 1)
     assert crawler.health == 300 - marine.damage
     assert ally.cooldown == pytest.approx(marine.cooldown * 22.4)
     duel.step(13)  # 0.61 s are 13.7 loops

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 LOOPS_PER_SECOND = 22.4
 ALLY, ENEMY = 1, 2
+ASLEEP = 8  # game loops before a new unit acts, so that everybody is seen alive once
 FIRST_OWN_TYPE = 2000  # SMAC's maps define unit types of their own for the allies, behind all of the game's
 UNIT_TYPES = FIRST_OWN_TYPE + 9  # SMACv2's flat map defines nine
 
@@ -88,6 +89,7 @@ class Unit:
     shield: float = 0.0
     energy: float = 0.0
     cooldown: float = 0.0
+    asleep: int = ASLEEP
     order: tuple[str, object] | None = field(default=None, repr=False)
 
     def distance(self, other: Unit) -> float:
@@ -166,6 +168,9 @@ class Battle:
                     self._act(unit)
 
     def _act(self, unit: Unit) -> None:
+        if unit.asleep:
+            unit.asleep -= 1
+            return
         unit.cooldown = max(0.0, unit.cooldown - 1)
         order = unit.order if unit.owner == ALLY else self._script(unit)
         if order is None:
