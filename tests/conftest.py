@@ -72,10 +72,16 @@ Cli = Callable[..., Finished]
 def cli(tmp_path: Path) -> Cli:
     """Runs ``python main.py …`` of the checkout in an empty folder."""
 
-    def call(*arguments: str, entry: tuple[str, ...] = (str(ROOT / "main.py"),), timeout: float = 300) -> Finished:
+    def call(
+        *arguments: str,
+        entry: tuple[str, ...] = (str(ROOT / "main.py"),),
+        timeout: float = 300,
+        environment: dict[str, str] | None = None,
+    ) -> Finished:
         done = subprocess.run(
             [sys.executable, *entry, *arguments],
             cwd=tmp_path,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Cli
 from starcraft_stand_in import install
 
 from plugin_hasac.errors import UserError
@@ -111,14 +111,9 @@ def test_changed_lines_are_left_alone(stand_in: Checkout) -> None:
         (lambda p: p, "is not a checkout of EPyMARL, PyMARL2, PyMARL"),
     ],
 )
-def test_wrong_path_gets_one_line(tmp_path: Path, make: Any, message: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "plugin_hasac", "hosts", "check", make(tmp_path)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
+def test_wrong_path_gets_one_line(cli: Cli, tmp_path: Path, make: Any, message: str) -> None:
+    done = cli("hosts", "check", str(make(tmp_path)))
+    assert done.code == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
@@ -345,17 +340,11 @@ def test_wrong_key_in_the_real_host(real: tuple[Checkout, str, list[str]]) -> No
 
 
 @pytest.mark.parametrize("real", ONE_PER_HOST, indirect=True)
-def test_workers_and_no_edit_at_all(real: tuple[Checkout, str, list[str]]) -> None:
+def test_workers_and_no_edit_at_all(cli: Cli, real: tuple[Checkout, str, list[str]]) -> None:
     """``hasac run --host`` leaves the checkout as it is, and env workers find its modules."""
     host, env, words = real
     command = ["run", f"--host={host.path}", "--config=hasac", f"--env-config={env}", "with", *SHORT, *words]
-    done = subprocess.run(
-        [sys.executable, "-m", "plugin_hasac", *command, "env_workers=2", "batch_size_run=4", "warmup_steps=300"],
-        check=False,
-        cwd=host.path.parent,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    done = cli(*command, "env_workers=2", "batch_size_run=4", "warmup_steps=300", entry=("-m", "plugin_hasac"))
+    assert done.code == 0, done.stderr
     assert "final test return" in done.stdout
     assert git(host.path, "status", "--porcelain", "--untracked-files=no") == ""

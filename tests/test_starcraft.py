@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import Cli
 from starcraft_stand_in import install
 from starcraft_stand_in.battle import ALLY, ASLEEP, ENEMY, KINDS, Battle, teams
 
@@ -100,7 +99,6 @@ MAPS = [
     *("bane_vs_bane", "2c_vs_64zg", "32x32_flat"),
 ]
 PLAY = """
-import sys
 import numpy as np
 {make}
 rng = np.random.default_rng(0)
@@ -162,17 +160,6 @@ def test_smacv2_plays_battles_and_survives_a_crash(race: str, starcraft: str) ->
     play(make, environment)
 
 
-def hasac(folder: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *words],
-        check=False,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-
-
 TRAIN = ("with", "t_max=400", "test_interval=200", "test_nepisode=2", "warmup_steps=100", "batch_size_run=2")
 SMALL = ("tuned=False", "runner_log_interval=1", "seed=1", "env_workers=2")
 
@@ -180,13 +167,13 @@ SMALL = ("tuned=False", "runner_log_interval=1", "seed=1", "env_workers=2")
 @pytest.mark.parametrize(
     ("variable", "env", "map_name"), [("SMAC_PATH", "sc2", "3m"), ("SMACV2_PATH", "sc2v2", "zerg_3_vs_3")]
 )
-def test_hasac_trains_in_pymarlzooplus(variable: str, env: str, map_name: str, starcraft: str, tmp_path: Path) -> None:
+def test_hasac_trains_in_pymarlzooplus(variable: str, env: str, map_name: str, starcraft: str, cli: Cli) -> None:
     environment = package(variable) | {"SC2PATH": starcraft}
     words = [f"env_args.map_name={map_name}", *SMALL]
-    done = hasac(tmp_path, environment, "--config=hasac", f"--env-config={env}", *TRAIN, *words)
-    assert done.returncode == 0, done.stderr[-1500:]
-    (info,) = (tmp_path / "results" / "sacred" / "hasac" / map_name).glob("1/info.json")
-    logged = json.loads(info.read_text())
+    done = cli("--config=hasac", f"--env-config={env}", *TRAIN, *words, environment=environment)
+    assert done.code == 0, done.stderr[-1500:]
+    assert done.runs("hasac")[0].parent.name == map_name
+    logged = done.info("hasac")
     for name in ("battle_won_mean", "dead_allies_mean", "dead_enemies_mean", "return_mean", "ep_length_mean"):
         assert len(logged[f"test_{name}"]) == len(logged["test_return_mean_T"])
         assert name in logged
@@ -200,20 +187,22 @@ def test_hasac_trains_in_pymarlzooplus(variable: str, env: str, map_name: str, s
         ("SMACV2_PATH", "sc2v2", "3m", "SMACv2 has no map '3m'"),
     ],
 )
-def test_what_is_missing_gets_one_line(variable: str, env: str, map_name: str, message: str, tmp_path: Path) -> None:
+def test_what_is_missing_gets_one_line(
+    variable: str, env: str, map_name: str, message: str, cli: Cli, tmp_path: Path
+) -> None:
     environment = package(variable) | {"SC2PATH": str(tmp_path)}
-    done = hasac(tmp_path, environment, "--config=qmix", f"--env-config={env}", "with", f"env_args.map_name={map_name}")
+    done = cli("--config=qmix", f"--env-config={env}", "with", f"env_args.map_name={map_name}", environment=environment)
     assert message in done.stderr
-    assert done.returncode == 2
+    assert done.code == 2
 
 
 @pytest.mark.parametrize(("env", "word"), [("sc2", "smac"), ("sc2v2", "smacv2")])
-def test_missing_package_says_what_to_install(env: str, word: str, tmp_path: Path) -> None:
+def test_missing_package_says_what_to_install(env: str, word: str, cli: Cli) -> None:
     if importlib.util.find_spec(word) is not None:
         pytest.skip(f"{word} is installed here")
-    done = hasac(tmp_path, dict(os.environ), "--config=hasac", f"--env-config={env}")
+    done = cli("--config=hasac", f"--env-config={env}")
     assert f"git+https://github.com/oxwhirl/{word}" in done.stderr
-    assert done.returncode == 2
+    assert done.code == 2
 
 
 def test_tuned_maps_are_smacs() -> None:

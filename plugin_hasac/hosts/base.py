@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,13 @@ def merged(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
+def smallest_batch(batch_class: Any, scheme: dict, groups: dict, preprocess: dict, device: str) -> Any:
+    """One env, one step, marked as filled, of a host's ``EpisodeBatch``."""
+    batch = batch_class(scheme, groups, 1, 1, preprocess=preprocess, device=device)
+    batch.update({"reward": [(0.0,)]}, ts=0)
+    return batch
+
+
 class Host(ABC):
     """An installed PyMARL-family framework."""
 
@@ -66,10 +74,32 @@ class Host(ABC):
             observer: told of every statistic.
         """
 
+    _run: Any = None  # sacred's, of the last launch
+
     @property
-    @abstractmethod
     def run_folder(self) -> Path | None:
-        """Where the last launched run was recorded."""
+        """Where the last launched run was recorded: the folder of sacred's file observer."""
+        return Path(self._run.observers[0].dir) if self._run is not None else None
+
+    @contextmanager
+    def observed(self, logger: Any, observer: Observer | None) -> Iterator[None]:
+        """While this lasts, the host's logger class tells of its sacred run and of every statistic."""
+        host, setup_sacred, log_stat = self, logger.setup_sacred, logger.log_stat
+
+        def observed_setup(self: Any, sacred_run: Any) -> None:
+            host._run = sacred_run
+            setup_sacred(self, sacred_run)
+
+        def observed_stat(self: Any, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
+            log_stat(self, key, value, t, to_sacred)
+            if observer is not None:
+                observer(key, value, t)
+
+        logger.setup_sacred, logger.log_stat = observed_setup, observed_stat
+        try:
+            yield
+        finally:
+            logger.setup_sacred, logger.log_stat = setup_sacred, log_stat
 
     @abstractmethod
     def env_names(self) -> set[str]:

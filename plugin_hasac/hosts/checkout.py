@@ -20,7 +20,7 @@ from plugin_hasac.envs import REGISTRY as OUR_ENVS
 from plugin_hasac.envs.starcraft import refuse_without_starcraft
 from plugin_hasac.errors import UserError
 from plugin_hasac.hosts import compat
-from plugin_hasac.hosts.base import Host, Observer
+from plugin_hasac.hosts.base import Host, Observer, smallest_batch
 from plugin_hasac.hosts.envs import STARCRAFT, HostEnv
 from plugin_hasac.learners.hasac_learner import HasacLearner
 from plugin_hasac.runners.hasac_runner import HasacRunner
@@ -35,6 +35,7 @@ class Checkout(Host):
 
     Attributes:
         family: what its documentation calls it.
+        marker: file below ``src/`` by which a checkout is recognised, after the families before it in ``FAMILIES``.
         tested_commit: the commit that this plugin was tested with.
         requirements: modules that the host imports at its start, and what to install for each.
         lazy_envs: names that the host registers on demand.
@@ -42,6 +43,7 @@ class Checkout(Host):
     """
 
     family: ClassVar[str]
+    marker: ClassVar[str]
     tested_commit: ClassVar[str]
     requirements: ClassVar[dict[str, str]]
     lazy_envs: ClassVar[tuple[str, ...]] = ()
@@ -52,12 +54,11 @@ class Checkout(Host):
         self.root = self.path / "src"
         self.main = self.root / "main.py"
         self.name = str(self.path)
-        self._run: Any = None
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """Whether a folder is a checkout of this family."""
-        raise NotImplementedError
+        return (path / "src" / cls.marker).is_file()
 
     # ---------------------------------------------------------------- what differs between families
 
@@ -119,33 +120,15 @@ class Checkout(Host):
     def launch(self, params: list[str], observer: Observer | None) -> None:
         """Run the host's ``src/main.py`` as the main program. Results land where it puts them, in the checkout."""
         self.register()
-        logger, host = self.module("utils.logging").Logger, self
-        setup_sacred, log_stat = logger.setup_sacred, logger.log_stat
-
-        def observed_setup(self: Any, sacred_run: Any) -> None:
-            host._run = sacred_run
-            setup_sacred(self, sacred_run)
-
-        def observed_stat(self: Any, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
-            log_stat(self, key, value, t, to_sacred)
-            if observer is not None:
-                observer(key, value, t)
-
-        logger.setup_sacred, logger.log_stat = observed_setup, observed_stat
         arguments, sys.argv = sys.argv, [str(self.main), *params]
         root, level, handlers = logging.getLogger(), logging.root.level, list(logging.root.handlers)
         try:
-            runpy.run_path(str(self.main), run_name="__main__")
+            with self.observed(self.module("utils.logging").Logger, observer):
+                runpy.run_path(str(self.main), run_name="__main__")
         finally:
             sys.argv = arguments
             root.handlers[:] = handlers  # hosts make the root logger print everything
             root.setLevel(level)
-            logger.setup_sacred, logger.log_stat = setup_sacred, log_stat
-
-    @property
-    def run_folder(self) -> Path | None:
-        """Folder of sacred's file observer."""
-        return Path(self._run.observers[0].dir) if self._run is not None else None
 
     def env_names(self) -> set[str]:
         """The host's registry and ours."""
@@ -190,10 +173,8 @@ class CheckoutBridge:
 
     def empty_batch(self, scheme: dict, groups: dict, preprocess: dict, device: str) -> Any:
         """One env, one step, marked as filled."""
-        batch_class = self.host.module("components.episode_buffer").EpisodeBatch
-        batch = batch_class(scheme, groups, 1, 1, preprocess=preprocess, device=device)
-        batch.update({"reward": [(0.0,)]}, ts=0)
-        return batch
+        module = self.host.module("components.episode_buffer")
+        return smallest_batch(module.EpisodeBatch, scheme, groups, preprocess, device)
 
 
 def _build_env(
@@ -214,6 +195,7 @@ class Epymarl(Checkout):
     """EPyMARL, main branch."""
 
     family = "EPyMARL"
+    marker = "utils/general_reward_support.py"
     tested_commit = "cbc38c09588064eab978501d0f12c2cf58fa7fc2"
     requirements: ClassVar[dict[str, str]] = {
         "smaclite": "Rtree==1.4.1 git+https://github.com/uoe-agents/smaclite",
@@ -223,11 +205,6 @@ class Epymarl(Checkout):
     }
 
     lazy_envs = STARCRAFT
-
-    @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """By the module for general-sum rewards, which only EPyMARL has."""
-        return (path / "src" / "utils" / "general_reward_support.py").is_file()
 
     def make_env(self, name: str, env_args: dict[str, Any]) -> Any:
         """SMAC and SMACv2 cannot be imported together, so the host registers them on demand."""
@@ -272,6 +249,7 @@ class Pymarl2(Checkout):
     """PyMARL2 (hijkzzz), default branch."""
 
     family = "PyMARL2"
+    marker = "run/run.py"
     tested_commit = "8ccac7c5aa134422a2e3009be735d23cdf8ce2f8"
     requirements: ClassVar[dict[str, str]] = {
         "smac": "protobuf==3.20.3 pysc2==4.0.0 git+https://github.com/oxwhirl/smac",
@@ -280,24 +258,15 @@ class Pymarl2(Checkout):
     }
     exits = ("run.run", "run.on_off_run", "run.dop_run", "run.per_run")
 
-    @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """By its several run loops."""
-        return (path / "src" / "run" / "run.py").is_file()
-
 
 class Pymarl(Checkout):
     """PyMARL (oxwhirl), default branch."""
 
     family = "PyMARL"
+    marker = "run.py"
     tested_commit = "c971afdceb34635d31b778021b0ef90d7af51e86"
     requirements = Pymarl2.requirements
     exits = ("run",)
-
-    @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """By its single run loop, after the others have been ruled out."""
-        return (path / "src" / "run.py").is_file()
 
 
 FAMILIES: tuple[type[Checkout], ...] = (Epymarl, Pymarl2, Pymarl)

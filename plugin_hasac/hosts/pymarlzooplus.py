@@ -14,7 +14,7 @@ from plugin_hasac.controllers.hasac_mac import HasacMAC
 from plugin_hasac.envs import FACTORIES
 from plugin_hasac.envs import REGISTRY as OUR_ENVS
 from plugin_hasac.errors import UserError
-from plugin_hasac.hosts.base import Host, Observer
+from plugin_hasac.hosts.base import Host, Observer, smallest_batch
 from plugin_hasac.hosts.envs import HostEnv
 from plugin_hasac.learners.hasac_learner import HasacLearner
 from plugin_hasac.runners.hasac_runner import HasacRunner
@@ -38,7 +38,6 @@ class Pymarlzooplus(Host):
                 "or 'pip install --no-deps pymarlzooplus==1.1.0' beside requirements.txt."
             )
         self.root = Path(spec.origin).parent
-        self._run: Any = None
 
     def register(self) -> None:
         """Add our entries to the host's registries, which are plain dictionaries."""
@@ -63,28 +62,8 @@ class Pymarlzooplus(Host):
         self.register()
         # The host writes beside the outermost script, which for an installed command is the venv's bin folder.
         main.get_caller_path = os.getcwd
-        host = self
-
-        class ObservedLogger(run.Logger):
-            def setup_sacred(self, sacred_run: Any) -> None:
-                host._run = sacred_run
-                super().setup_sacred(sacred_run)
-
-            def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
-                super().log_stat(key, value, t, to_sacred)
-                if observer is not None:
-                    observer(key, value, t)
-
-        original, run.Logger = run.Logger, ObservedLogger
-        try:
+        with self.observed(run.Logger, observer):
             main.pymarlzooplus(["main.py", *params])
-        finally:
-            run.Logger = original
-
-    @property
-    def run_folder(self) -> Path | None:
-        """Folder of sacred's file observer."""
-        return Path(self._run.observers[0].dir) if self._run is not None else None
 
     def env_names(self) -> set[str]:
         """The host's registry and ours."""
@@ -118,9 +97,7 @@ class PymarlzooplusRunner(HasacRunner):
         def empty_batch(scheme: dict, groups: dict, preprocess: dict, device: str) -> Any:
             """One env, one step, marked as filled."""
             batch_class = importlib.import_module("pymarlzooplus.components.episode_buffer").EpisodeBatch
-            batch = batch_class(scheme, groups, 1, 1, preprocess=preprocess, device=device)
-            batch.update({"reward": [(0.0,)]}, ts=0)
-            return batch
+            return smallest_batch(batch_class, scheme, groups, preprocess, device)
 
 
 def _build_env(name: str, env_args: dict[str, Any], proper_time_limits: bool, seed: int) -> StepEnv:
