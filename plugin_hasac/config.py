@@ -141,6 +141,18 @@ class HasacConfig:
         None, _optional(_integer(1), None), "threads of the tensor arithmetic; null: as the host sets them"
     )
 
+    matmul_precision: str = option(
+        "highest",
+        _one_of("highest", "high", "medium"),
+        "of float32 matrix products, as torch.set_float32_matmul_precision: 'high' and 'medium' let tensor cores or "
+        "bfloat16 units do them where there are any",
+    )
+    fast_update: bool = option(
+        True,
+        _flag(),
+        "gradients worked by hand, on a GPU as CUDA graphs; off: the reference, written to be read",
+    )
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> HasacConfig:
         """Pick this class's fields out of a host's whole config.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,3 +90,11 @@ def cli(tmp_path: Path) -> Cli:
         return Finished(done.returncode, done.stdout, done.stderr, tmp_path)
 
     return call
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """New tensors have float64 numbers, for comparisons that rounding would blur."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -18,7 +18,8 @@ from plugin_hasac.config import HasacConfig
 from plugin_hasac.equilibria.matrix_games import soft_policy_iteration
 from plugin_hasac.errors import UserError
 from plugin_hasac.learners.hasac import Hasac
-from plugin_hasac.modules.distributions import MaskedCategorical, SquashedGaussian
+from plugin_hasac.learners.updaters import make_updater
+from plugin_hasac.modules.distributions import MaskedCategorical, SquashedGaussian, draw_noise
 
 SKEWED = Box((-0.4, 0.0), (0.4, 3.0))  # one symmetric, one asymmetric dimension
 
@@ -88,7 +89,9 @@ def test_random_actions_are_uniform_and_legal() -> None:
 def test_density_matches_torch_distributions() -> None:
     output = torch.randn(500, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     policy = SquashedGaussian(SKEWED, output)
-    action, log_prob = policy.rsample(torch.Generator().manual_seed(1))
+    action, log_prob = policy.rsample(
+        torch.randn(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    )
     mean, log_std = output[:, :2], output[:, 2:].clamp_max(2.0)  # the policy's own limit
     t = torch.distributions.transforms
     low, high = torch.tensor(SKEWED.low, dtype=torch.float64), torch.tensor(SKEWED.high, dtype=torch.float64)
@@ -119,8 +122,8 @@ def test_entropy_in_the_envs_units() -> None:
     """Twice as wide a box: log 2 more nats per dimension, for the same network output."""
     narrow, wide = Box((-1.0,) * 3, (1.0,) * 3), Box((0.0,) * 3, (4.0,) * 3)
     output = torch.zeros(10, 6, dtype=torch.float64)
-    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-    one, other = (SquashedGaussian(s, output).rsample(g)[1] for s, g in zip((narrow, wide), generators, strict=True))
+    noise = torch.randn(10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    one, other = (SquashedGaussian(space, output).rsample(noise)[1] for space in (narrow, wide))
     assert torch.allclose(one - other, torch.full((10,), 3 * math.log(2), dtype=torch.float64))
 
 
@@ -128,9 +131,10 @@ def test_entropy_in_the_envs_units() -> None:
 def test_stable_far_in_the_tails(mean: float) -> None:
     """Saturated in float32, where 1 - tanh(u)^2 is exactly 0, the density agrees with float64 arithmetic."""
     output = torch.tensor([[mean, mean, 0.5, 0.5]], requires_grad=True)
-    action, log_prob = SquashedGaussian(SKEWED, output).rsample(torch.Generator().manual_seed(0))
+    noise = torch.randn(1, 2, generator=torch.Generator().manual_seed(0))
+    action, log_prob = SquashedGaussian(SKEWED, output).rsample(noise)
     assert (action.abs() == 1).all()
-    noise = torch.empty(1, 2).normal_(generator=torch.Generator().manual_seed(0)).double()
+    noise = noise.double()
     u = mean + math.exp(0.5) * noise
     slope = math.log(4) - 2 * u.abs()  # log(1 - tanh(u)^2) for large |u|
     normal = -0.5 * noise.square() - 0.5 - 0.5 * math.log(2 * math.pi)
@@ -142,8 +146,10 @@ def test_stable_far_in_the_tails(mean: float) -> None:
 
 
 def test_reparameterised_gradient_against_finite_differences() -> None:
+    noise = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
     def objective(output: torch.Tensor) -> torch.Tensor:
-        action, log_prob = SquashedGaussian(SKEWED, output).rsample(torch.Generator().manual_seed(3))
+        action, log_prob = SquashedGaussian(SKEWED, output).rsample(noise)
         return (action.square().sum(-1) - 0.3 * log_prob).sum()
 
     output = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -159,7 +165,7 @@ def test_multidiscrete_is_a_product_of_categoricals() -> None:
     masked = logits.masked_fill(~avail, -torch.inf)
     parts = [torch.distributions.Categorical(logits=masked[:, f]) for f in space.factors()]
     assert torch.allclose(policy.entropy(), sum(torch.special.entr(p.probs).sum(-1) for p in parts), atol=1e-5)
-    action = policy.sample(generator)
+    action = policy.sample(draw_noise(space, (100,), CPU, generator))
     indices = space.decode(action)
     expected = sum(part.log_prob(indices[:, k]) for k, part in enumerate(parts))
     assert torch.allclose(policy.log_prob(action), expected, atol=1e-5)
@@ -187,12 +193,13 @@ def one_step_replay(task: Task, reward: Any, steps: int = 200, n_envs: int = 50)
 
 
 def learn(task: Task, replay: StepReplay, updates: int, **values: Any) -> Hasac:
-    defaults = {"hidden_sizes": [32, 32], "use_feature_normalization": False, "critic_lr": 3e-3}
+    defaults = {"hidden_sizes": [32, 32], "use_feature_normalization": False, "critic_lr": 3e-3, "gamma": 0.99}
     hasac = Hasac(task, HasacConfig.from_mapping(defaults | values), CPU, seed=0)
+    updater = make_updater(hasac, replay)
     for k in range(updates):
         for optimizer in (*hasac.actor_optimizers, hasac.critic_optimizer):
             optimizer.param_groups[0]["lr"] = 3e-3 * (1 - k / updates) + 5e-5
-        hasac.update(replay.sample(256, 1, 0.99))
+        updater.step()
     return hasac
 
 
@@ -240,7 +247,9 @@ def test_continuous_game_reaches_its_entropy_regularised_solution() -> None:
 def test_automatic_temperature_reaches_the_box_target() -> None:
     hasac = learn(CONTINUOUS, one_step_replay(CONTINUOUS, quadratic), 2500, alpha=1.0, alpha_lr=5e-3)
     _joint, log_probs = hasac.policies.sample(
-        ONE.expand(2, 20_000, 1), NONE.expand(2, 20_000, 0), torch.Generator().manual_seed(0)
+        ONE.expand(2, 20_000, 1),
+        NONE.expand(2, 20_000, 0),
+        hasac.policies.noise(20_000, torch.Generator().manual_seed(0)),
     )
     targets = [-1 + math.log(0.5), -1 + math.log(2.0)]  # minus one dimension, in units of the boxes' half widths
     assert (-log_probs.mean(1)).tolist() == pytest.approx(targets, abs=0.12)

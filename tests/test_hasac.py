@@ -16,7 +16,8 @@ from plugin_hasac.config import HasacConfig
 from plugin_hasac.envs.matrix_game import payoff_tensor
 from plugin_hasac.equilibria.matrix_games import qre_residual, soft_policy_iteration
 from plugin_hasac.learners.hasac import Hasac
-from plugin_hasac.modules.distributions import MaskedCategorical
+from plugin_hasac.learners.updaters import make_updater
+from plugin_hasac.modules.distributions import MaskedCategorical, draw_noise
 
 TASK = Task.discrete(n_agents=3, obs_dim=4, state_dim=6, n_actions=4, episode_limit=10)
 FOUR = Categorical((4,))
@@ -30,7 +31,13 @@ def log_probs_of(hasac: Hasac, obs: torch.Tensor, avail: torch.Tensor) -> torch.
 
 
 def make(task: Task = TASK, seed: int = 0, **values: Any) -> Hasac:
-    defaults = {"hidden_sizes": [32, 32], "lr": 2e-3, "critic_lr": 2e-3, "use_feature_normalization": False}
+    defaults = {
+        "hidden_sizes": [32, 32],
+        "lr": 2e-3,
+        "critic_lr": 2e-3,
+        "use_feature_normalization": False,
+        "gamma": 0.99,
+    }
     return Hasac(task, HasacConfig.from_mapping(defaults | values), CPU, seed)
 
 
@@ -55,6 +62,18 @@ def random_batch(task: Task = TASK, size: int = 64, seed: int = 0) -> Transition
     )
 
 
+def soft_target(hasac: Hasac, batch: TransitionBatch) -> torch.Tensor:
+    return hasac.soft_target(batch, hasac.policies.noise(len(batch.returns), hasac.generator))
+
+
+def update_critic(hasac: Hasac, batch: TransitionBatch) -> dict[str, torch.Tensor]:
+    return hasac.update_critic(batch, hasac.policies.noise(len(batch.returns), hasac.generator))
+
+
+def update_actors(hasac: Hasac, batch: TransitionBatch) -> dict[str, torch.Tensor]:
+    return hasac.update_actors(batch, hasac.draw_noise(len(batch.returns)), hasac.draw_order())
+
+
 # -------------------------------------------------------------------- soft target
 
 
@@ -68,7 +87,7 @@ def test_soft_target_equals_the_equation() -> None:
     batch = TransitionBatch(**vars(batch) | {"next_avail": forced})
     joint = torch.nn.functional.one_hot(only, 4).flatten().float().expand(64, -1)
     q = hasac.target_critic.values(batch.next_state, joint).amin(0)
-    assert torch.allclose(hasac.soft_target(batch), batch.returns + 0.9 * q, atol=1e-5)  # log pi = 0: no bonus
+    assert torch.allclose(soft_target(hasac, batch), batch.returns + 0.9 * q, atol=1e-5)  # log pi = 0: no bonus
 
 
 def test_soft_target_entropy_uses_each_agents_own_temperature() -> None:
@@ -77,7 +96,7 @@ def test_soft_target_entropy_uses_each_agents_own_temperature() -> None:
         stack.zero_()  # Q = 0: what remains is the entropy bonus
     log_probs = log_probs_of(hasac, batch.next_obs, batch.next_avail)
     entropies = -(log_probs.exp() * log_probs).sum(-1).mean(1)
-    bonus = (hasac.soft_target(batch) - batch.returns).mean() / 0.9
+    bonus = (soft_target(hasac, batch) - batch.returns).mean() / 0.9
     assert bonus.item() == pytest.approx(float(torch.tensor([0.5, 1.0, 2.0]) @ entropies), abs=0.02)
 
 
@@ -86,7 +105,7 @@ def test_critic_loss_adds_the_twins() -> None:
     target = batch.returns
     batch = TransitionBatch(**vars(batch) | {"bootstrap": torch.zeros(64)})
     q = hasac.critic.values(batch.state, hasac.policies.encode(batch.actions)).detach()
-    assert hasac.update_critic(batch)["critic_loss"].item() == pytest.approx(
+    assert update_critic(hasac, batch)["critic_loss"].item() == pytest.approx(
         sum(((q[j] - target) ** 2).mean().item() for j in range(2)), rel=1e-5
     )
 
@@ -94,25 +113,27 @@ def test_critic_loss_adds_the_twins() -> None:
 def test_huber_loss_is_linear_far_out() -> None:
     hasac, batch = make(use_valuenorm=False, use_huber_loss=True, huber_delta=1.0), random_batch()
     batch = TransitionBatch(**vars(batch) | {"bootstrap": torch.zeros(64), "returns": torch.full((64,), 1e4)})
-    loss = hasac.update_critic(batch)["critic_loss"].item()
+    loss = update_critic(hasac, batch)["critic_loss"].item()
     assert loss == pytest.approx(2 * 1e4, rel=0.01)  # delta * |error| per twin; the squared loss would be 1e8
 
 
 # -------------------------------------------------------------------- actor gradient
 
 
+@pytest.mark.usefixtures("double_precision")
 def test_exact_gradient_against_finite_differences() -> None:
     hasac, batch = make(auto_alpha=False, alpha=0.7), random_batch(size=16)
     generator = torch.Generator().manual_seed(3)
     for stack in (*hasac.critic.net.stacks, *hasac.policies.nets[0].stacks):
         stack.add_(0.2 * torch.randn(stack.shape, generator=generator))
-    logits = torch.randn(16, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    avail, weight = batch.avail[1], hasac._alive_weight(FOUR, batch.avail[1]).double()
+    logits = torch.randn(16, 4, generator=generator, requires_grad=True)
+    avail, weight = batch.avail[1], hasac.alive_weight(batch.avail)[1]
+    noise = draw_noise(FOUR, (16,), CPU, generator)
     joint = hasac.policies.encode(torch.randint(4, (3, 16, 1), generator=generator))
     embedded = hasac.critic.embed_state(batch.state).detach()
 
     def loss(logits: torch.Tensor) -> torch.Tensor:
-        return hasac.actor_objective(1, MaskedCategorical(FOUR, logits, avail), embedded, joint, weight)[0]
+        return hasac.actor_objective(1, MaskedCategorical(FOUR, logits, avail), noise, embedded, joint, weight)[0]
 
     assert torch.autograd.gradcheck(loss, (logits,), eps=1e-6, atol=1e-6)
 
@@ -122,7 +143,8 @@ def test_exact_objective_enumerates_the_agents_own_actions() -> None:
     joint = hasac.policies.encode(torch.randint(4, (3, 16, 1), generator=torch.Generator().manual_seed(0)))
     policy = hasac.policies.of_agent(1, batch.obs[1], batch.avail[1])
     weight = torch.full((16,), 1 / 16)
-    loss, _ = hasac.actor_objective(1, policy, hasac.critic.embed_state(batch.state), joint, weight)
+    noise = draw_noise(FOUR, (16,), CPU, torch.Generator().manual_seed(1))
+    loss, _ = hasac.actor_objective(1, policy, noise, hasac.critic.embed_state(batch.state), joint, weight)
     log_probs, by_hand = policy.log_probs, 0.0
     for action in range(4):
         tried = joint.clone()
@@ -142,7 +164,8 @@ def test_gumbel_objective_is_an_unbiased_estimate_of_the_exact_one() -> None:
         policy = hasac.policies.of_agent(1, obs, avail)
         embedded = hasac.critic.embed_state(batch.state.repeat(copies, 1))
         weight = torch.full((8 * copies,), 1 / (8 * copies))
-        return hasac.actor_objective(1, policy, embedded, joint.repeat(copies, 1), weight)[0].item()
+        noise = draw_noise(FOUR, (8 * copies,), CPU, torch.Generator().manual_seed(1))
+        return hasac.actor_objective(1, policy, noise, embedded, joint.repeat(copies, 1), weight)[0].item()
 
     assert loss(gumbel, 4000) == pytest.approx(loss(exact, 1), abs=0.01)
 
@@ -163,10 +186,11 @@ def test_dead_rows_change_nothing() -> None:
         hasac = make()
         policy = hasac.policies.of_agent(1, data.obs[1], data.avail[1])
         joint = torch.zeros(data.state.shape[0], 12)
-        weight = hasac._alive_weight(FOUR, data.avail[1])
-        losses.append(hasac.actor_objective(1, policy, hasac.critic.embed_state(data.state), joint, weight)[0])
+        weight = hasac.alive_weight(data.avail)[1]
+        noise = torch.zeros(data.state.shape[0], 4)
+        losses.append(hasac.actor_objective(1, policy, noise, hasac.critic.embed_state(data.state), joint, weight)[0])
     assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-5)
-    averaged = make(use_policy_active_masks=False)._alive_weight(FOUR, full.avail[1])
+    averaged = make(use_policy_active_masks=False).alive_weight(full.avail)[1]
     assert averaged.unique().tolist() == pytest.approx([1 / 32])
 
 
@@ -182,14 +206,14 @@ def coordination(sequential: bool) -> np.ndarray:
     task, replay = matrix_game_replay(payoff)
     hasac = make(task, sequential_update=sequential, fixed_order=True, auto_alpha=False, alpha=0.01, lr=2e-3)
     for _ in range(400):
-        hasac.update_critic(replay.sample(256, 1, 0.99))
+        update_critic(hasac, replay.sample(256, 1, 0.99))
     bias = hasac.policies.nets[0].stacks[-1]
     bias.copy_(torch.tensor([2.0, -2.0]))  # both agents: action 0 almost surely
     hasac.actor_optimizers = [torch.optim.SGD(hasac.policies.parameters(agent), lr=1e3) for agent in range(2)]
     hasac.config = HasacConfig.from_mapping(
         {"sequential_update": sequential, "fixed_order": True, "auto_alpha": False, "grad_norm_clip": None}
     )
-    hasac.update_actors(replay.sample(256, 1, 0.99))
+    update_actors(hasac, replay.sample(256, 1, 0.99))
     ones, avail = torch.ones(2, 1, 1), torch.ones(2, 1, 2, dtype=torch.bool)
     return log_probs_of(hasac, ones, avail).exp()[:, 0].numpy()
 
@@ -206,9 +230,7 @@ def test_later_agents_respond_to_updated_ones() -> None:
 
 def test_order_is_random_unless_fixed() -> None:
     def orders(hasac: Hasac) -> set[tuple[int, ...]]:
-        batch = random_batch(size=4)
-        metrics = [hasac.update_actors(batch) for _ in range(60)]  # in order of the updates
-        return {tuple(int(key.split("_")[1]) for key in m if key.endswith("actor_loss")) for m in metrics}
+        return {tuple(hasac.draw_order()) for _ in range(60)}
 
     assert len(orders(make())) == 6
     assert orders(make(fixed_order=True)) == {(0, 1, 2)}
@@ -218,7 +240,7 @@ def test_each_agent_steps_its_own_parameters_once() -> None:
     hasac = make()
     before = [stack.clone() for stack in hasac.policies.nets[0].stacks]
     critic = [stack.clone() for stack in hasac.critic.net.stacks]
-    hasac.update_actors(random_batch())
+    update_actors(hasac, random_batch())
     weight = hasac.policies.nets[0].stacks[0]
     assert all((weight[agent] != before[0][agent]).any() for agent in range(3))
     assert all(torch.equal(old, new) for old, new in zip(critic, hasac.critic.net.stacks, strict=True))
@@ -265,14 +287,14 @@ def test_three_agents_with_unequal_action_sets() -> None:
 
 def train_and_average(hasac: Hasac, replay: StepReplay, updates: int) -> list[np.ndarray]:
     """Learn with a decaying learning rate and return the policies' mean over the last quarter."""
-    task, tail = hasac.task, []
+    task, tail, updater = hasac.task, [], make_updater(hasac, replay)
     now = blank(task, 1, 1.0)
-    avail = replay.avail[0][:, None]
+    avail = replay.sample(1, 1, 0.99).avail
     obs = torch.from_numpy(now.obs).transpose(0, 1)
     for k in range(updates):
         for optimizer in hasac.actor_optimizers:
             optimizer.param_groups[0]["lr"] = 4e-3 * (1 - k / updates) + 1e-4
-        hasac.update(replay.sample(256, 1, 0.99))
+        updater.step()
         if k >= 3 * updates // 4:
             tail.append(log_probs_of(hasac, obs, avail).exp()[:, 0].double().numpy())
     return list(np.mean(tail, axis=0))
@@ -297,8 +319,8 @@ def test_temperature_reaches_its_target_entropy(options: dict[str, Any], target:
 
 def test_target_entropy_counts_available_actions_only() -> None:
     avail = torch.tensor([[True, True, True, True], [True, True, False, False], [True, False, False, False]])
-    target = make(target_entropy_fraction=0.3).temperatures.target_entropy(0, avail)
-    assert torch.allclose(target, 0.3 * torch.tensor([4.0, 2.0, 1.0]).log())
+    target = make(target_entropy_fraction=0.3).temperatures.target_entropy(avail.expand(3, -1, -1))
+    assert torch.allclose(target[0], 0.3 * torch.tensor([4.0, 2.0, 1.0]).log())
 
 
 def test_fixed_temperature_stays() -> None:

@@ -8,7 +8,7 @@ from conftest import CPU
 
 from plugin_hasac.components.action_spaces import Categorical
 from plugin_hasac.components.task import Task
-from plugin_hasac.modules.distributions import MaskedCategorical
+from plugin_hasac.modules.distributions import MaskedCategorical, draw_noise
 from plugin_hasac.modules.policies import Policies
 
 TASK = Task.discrete(n_agents=3, obs_dim=4, state_dim=6, n_actions=5, episode_limit=10)
@@ -47,7 +47,8 @@ def test_never_an_illegal_action() -> None:
     avail = random_avail(20_000, generator)
     logits = 50 * torch.randn(3, 20_000, 5, generator=generator)
     policy = MaskedCategorical(FIVE, logits, avail)
-    for chosen in (policy.sample(generator), policy.mode(), policy.rsample(generator)[0]):
+    noise = draw_noise(FIVE, (3, 20_000), CPU, generator)
+    for chosen in (policy.sample(noise), policy.mode(), policy.rsample(noise)[0]):
         assert avail.gather(-1, FIVE.decode(chosen)).all()
     assert (policy.log_probs.exp()[~avail] == 0).all()
 
@@ -66,15 +67,15 @@ def test_samples_follow_the_probabilities() -> None:
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0])
     logits = probabilities.clamp_min(1e-30).log().expand(200_000, -1)
     policy = MaskedCategorical(FIVE, logits, torch.ones(200_000, 5, dtype=torch.bool))
-    generator = torch.Generator().manual_seed(0)
-    for drawn in (policy.sample(generator), policy.rsample(generator)[0]):
+    noise = draw_noise(FIVE, (200_000,), CPU, torch.Generator().manual_seed(0))
+    for drawn in (policy.sample(noise), policy.rsample(noise)[0]):
         assert torch.allclose(drawn.mean(0), probabilities, atol=0.006)  # five standard deviations
 
 
 def test_straight_through_sample_is_one_hot_with_a_gradient() -> None:
     logits = torch.randn(64, 5, requires_grad=True)
     policy = MaskedCategorical(FIVE, logits, torch.ones(64, 5, dtype=torch.bool))
-    action, _ = policy.rsample(torch.Generator())
+    action, _ = policy.rsample(draw_noise(FIVE, (64,), CPU, torch.Generator()))
     assert torch.allclose(action.sum(-1), torch.ones(64))
     assert torch.allclose(action.max(-1).values, torch.ones(64))
     (gradient,) = torch.autograd.grad((action * torch.arange(5.0)).sum(), logits)
@@ -97,8 +98,7 @@ def test_parameters_are_slices_of_the_stack() -> None:
     obs, avail = torch.randn(3, 7, 4), torch.ones(3, 7, 5, dtype=torch.bool)
     before = log_probs_of(made, obs, avail)
     with torch.no_grad():
-        for parameter in made.parameters(1):
-            parameter.add_(0.1 * torch.randn_like(parameter))
+        made.weights(1).add_(0.1 * torch.randn_like(made.weights(1)))
     changed = (log_probs_of(made, obs, avail) - before).abs().amax((1, 2)) > 1e-4
     assert changed.tolist() == [False, True, False]
 
@@ -108,4 +108,4 @@ def test_shared_network_tells_agents_apart() -> None:
     obs = torch.randn(1, 7, 4).expand(3, -1, -1)
     log_probs = log_probs_of(made, obs, torch.ones(3, 7, 5, dtype=torch.bool))
     assert (log_probs[0] - log_probs[1]).abs().max() > 1e-3
-    assert made.parameters(0) is made.parameters(2)
+    assert made.weights(0).data_ptr() == made.weights(2).data_ptr()

@@ -42,7 +42,7 @@ class Stream:
         )
 
     def transition(self, row: int, n_step: int, env: int = 0) -> TransitionBatch:
-        return self.replay.gather(torch.tensor([env]), torch.tensor([row]), n_step, GAMMA)
+        return self.replay.gather(torch.tensor([env * self.replay.rows + row]), n_step, GAMMA)
 
 
 def facts(batch: TransitionBatch) -> tuple[float, float, float]:
@@ -105,7 +105,7 @@ def test_parallel_envs_do_not_mix() -> None:
         now, ended = blank(TASK, 2), np.array([t == 2, False])
         now.state[:] = np.where(ended[:, None], 50.0, successor.state)
         replay.add(actions, np.array([1.0, 10.0]), no, ended, successor, now)
-    first = replay.gather(torch.tensor([0, 1]), torch.tensor([0, 0]), 3, GAMMA)
+    first = replay.gather(torch.tensor([0, replay.rows]), 3, GAMMA)
     # Env 0 is cut off after two steps; env 1 goes on undisturbed.
     assert first.returns.tolist() == [1.5, 17.5]
     assert first.bootstrap.tolist() == [0.25, 0.125]
@@ -124,7 +124,8 @@ def test_overwriting_never_joins_old_and_new() -> None:
         assert torch.allclose(reward, expected)
         assert torch.allclose(batch.next_state[:, 0], state + steps)
         assert state.min() >= stream.moment - 12
-        assert len(stream.replay) == int(stream.replay.acted.sum())
+        startable = stream.replay.startable[: len(stream.replay)]
+        assert len(set(startable)) == len(startable) == (stream.replay.place >= 0).sum()
 
 
 def test_sampling_is_uniform_over_transitions() -> None:

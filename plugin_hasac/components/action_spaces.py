@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,9 +84,9 @@ class Categorical(ActionSpace):
         return [slice(end - size, end) for end, size in zip(ends, self.nvec)]
 
     def encode(self, actions: Tensor) -> Tensor:
-        """One-hot, float32."""
+        """One-hot."""
         parts = [F.one_hot(actions[..., i].long(), size) for i, size in enumerate(self.nvec)]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)).float()
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)).to(torch.get_default_dtype())
 
     def decode(self, encoded: Tensor) -> Tensor:
         """Indices, int64."""
@@ -125,12 +126,12 @@ class Box(ActionSpace):
 
     def encode(self, actions: Tensor) -> Tensor:
         """The env's units to [-1, 1]."""
-        middle, half = self._affine(actions)
+        middle, half = _affine(self, actions.device, actions.dtype)
         return (actions - middle) / half
 
     def decode(self, encoded: Tensor) -> Tensor:
         """[-1, 1] to the env's units."""
-        middle, half = self._affine(encoded)
+        middle, half = _affine(self, encoded.device, encoded.dtype)
         return middle + half * encoded
 
     def uniform(self, noise: np.ndarray, avail: np.ndarray) -> np.ndarray:
@@ -138,9 +139,12 @@ class Box(ActionSpace):
         low, high = np.array(self.low), np.array(self.high)
         return low + (high - low) * noise
 
-    def _affine(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = like.new_tensor(self.low), like.new_tensor(self.high)
-        return (low + high) / 2, (high - low) / 2
+
+@lru_cache(maxsize=64)
+def _affine(box: Box, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Middle and half width of a box."""
+    low, high = (torch.tensor(bound, device=device, dtype=dtype) for bound in (box.low, box.high))
+    return (low + high) / 2, (high - low) / 2
 
 
 def from_gymnasium(space: Any, whose: str) -> ActionSpace:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from plugin_hasac.components.action_spaces import ActionSpace, Box, Categorical
+from plugin_hasac.components.action_spaces import Box, Categorical
+from plugin_hasac.components.task import Task
 
 
 class Temperatures:
@@ -20,7 +21,7 @@ class Temperatures:
         initial: starting value of each alpha_i, also its value for good when ``auto`` is off.
         auto: tune the temperatures.
         lr: Adam's learning rate for log(alpha).
-        spaces: the agents' action spaces.
+        task: the agents.
         target: target entropy in nats, or ``None`` for :meth:`target_entropy`'s own.
         fraction: see :meth:`target_entropy`.
         device: where they live.
@@ -32,18 +33,20 @@ class Temperatures:
         *,
         auto: bool,
         lr: float,
-        spaces: Sequence[ActionSpace],
+        task: Task,
         target: float | None,
         fraction: float,
         device: torch.device,
     ) -> None:
         self.auto = auto
-        self.spaces = spaces
+        self.task = task
         self.target = target
         self.fraction = fraction
-        self.log_alpha = torch.tensor(initial, device=device).log()
-        self.members = [nn.Parameter(value) for value in self.log_alpha]  # views: each agent steps alone
-        self.optimizers = [torch.optim.Adam([member], lr=lr) for member in self.members] if auto else []
+        self.log_alpha = nn.Parameter(torch.tensor(initial, device=device).log(), requires_grad=False)
+        self.log_alpha.grad = torch.zeros_like(self.log_alpha)
+        # Adam treats each number on its own, so one optimiser steps every agent's temperature.
+        capturable = device.type == "cuda"
+        self.optimizer = torch.optim.Adam([self.log_alpha], lr=lr, fused=True, capturable=capturable) if auto else None
 
     def values(self) -> Tensor:
         """alpha_1 … alpha_n, ``(n_agents,)``, without gradient."""
@@ -52,45 +55,56 @@ class Temperatures:
     def __getitem__(self, agent: int) -> Tensor:
         return self.log_alpha[agent].exp()
 
-    def target_entropy(self, agent: int, avail: Tensor) -> Tensor:
-        """Target in nats for each row of an availability mask, ``(batch, avail_dim) -> (batch,)``.
+    def target_entropy(self, avail: Tensor) -> Tensor:
+        """Target in nats for each row of the availability masks, ``(n_agents, batch, avail_dim) -> (n_agents, batch)``.
 
         Discrete: ``fraction`` of the entropy of the uniform policy over the available choices. Box: minus the number of
         dimensions on the [-1, 1] scale (Haarnoja et al., 2018, appendix D), expressed in the env's units.
         """
-        space = self.spaces[agent]
         if self.target is not None:
             return torch.full(avail.shape[:-1], self.target, device=avail.device)
-        if isinstance(space, Box):
-            return torch.full(avail.shape[:-1], space.log_scale - space.width, device=avail.device)
-        assert isinstance(space, Categorical)
-        counts = torch.stack([avail[..., factor].sum(-1) for factor in space.factors()])
-        return self.fraction * counts.log().sum(0)
+        by_group = []
+        for group in self.task.groups:
+            space = self.task.agents[group[0]].action
+            own = avail if len(group) == self.task.n_agents else avail[list(group)]
+            if isinstance(space, Box):
+                by_group.append(torch.full(own.shape[:-1], space.log_scale - space.width, device=avail.device))
+                continue
+            assert isinstance(space, Categorical)
+            counts = torch.stack([own[..., factor].sum(-1) for factor in space.factors()])
+            by_group.append(self.fraction * counts.log().sum(0))
+        if len(by_group) == 1:
+            return by_group[0]
+        target = torch.empty(avail.shape[:-1], device=avail.device)
+        for group, own in zip(self.task.groups, by_group):
+            target[list(group)] = own
+        return target
 
-    def update(self, agent: int, entropy: Tensor, avail: Tensor, weight: Tensor) -> None:
-        """One step of alpha_i.
+    @torch.no_grad()
+    def update(self, entropy: Tensor, avail: Tensor, weight: Tensor) -> None:
+        """One step of every alpha_i.
 
         Args:
-            agent: index i.
-            entropy: entropy of pi_i (or a sample of -log pi_i) per row, ``(batch,)``.
-            avail: ``(batch, avail_dim)``.
-            weight: averaging weights of the rows, ``(batch,)``; dead rows have 0.
+            entropy: entropy of pi_i (or a sample of -log pi_i) per row, ``(n_agents, batch)``.
+            avail: ``(n_agents, batch, avail_dim)``.
+            weight: averaging weights of the rows, ``(n_agents, batch)``; dead rows have 0.
         """
-        if not self.auto:
+        if self.optimizer is None:
             return
-        member = self.members[agent]
-        gap = (weight * (entropy.detach() - self.target_entropy(agent, avail))).sum()
-        member.grad = gap  # d/d log(alpha) of log(alpha) * gap
-        self.optimizers[agent].step()
+        gap = weight * (entropy - self.target_entropy(avail))
+        assert self.log_alpha.grad is not None
+        torch.sum(gap, -1, out=self.log_alpha.grad)  # d/d log(alpha) of log(alpha) * gap
+        self.optimizer.step()
 
     def state_dict(self) -> dict[str, object]:
         """For a checkpoint."""
-        return {"log_alpha": self.log_alpha.clone(), "optimizers": [opt.state_dict() for opt in self.optimizers]}
+        optimizer = self.optimizer.state_dict() if self.optimizer else None
+        return {"log_alpha": self.log_alpha.detach().clone(), "optimizer": optimizer}
 
     def load_state_dict(self, state: dict) -> None:
         """Raises ValueError if the number of agents differs."""
         if state["log_alpha"].shape != self.log_alpha.shape:
             raise ValueError(f"{len(state['log_alpha'])} temperatures, expected {len(self.log_alpha)}")
         self.log_alpha.copy_(state["log_alpha"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
-            optimizer.load_state_dict(saved)
+        if self.optimizer and state["optimizer"]:
+            self.optimizer.load_state_dict(state["optimizer"])

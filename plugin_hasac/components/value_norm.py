@@ -57,13 +57,14 @@ class ValueNorm:
         targets = targets.double()
         batch = torch.stack([targets.new_ones(()), targets.mean(), targets.square().mean()])
         self.moments.lerp_(batch, 1.0 - self.decay)
-        weight, first, second = self.moments
+        weight, first, second = self.moments.unbind()
         mean = first / weight
         std = (second / weight - mean.square()).clamp_min(MIN_STD**2).sqrt()
         scale, shift = self.std / std, (self.mean - mean) / std
         for critic in self.critics:
-            critic.rescale_output(scale.float(), shift.float())
-        self.mean, self.std = mean.float(), std.float()
+            critic.rescale_output(scale.to(self.std.dtype), shift.to(self.std.dtype))
+        self.mean.copy_(mean)
+        self.std.copy_(std)
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
@@ -72,5 +73,5 @@ class ValueNorm:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Copy the statistics (the checkpoint's critics already fit them)."""
         self.moments.copy_(state["moments"])
-        self.mean = state["mean"].to(self.mean.device)
-        self.std = state["std"].to(self.std.device)
+        self.mean.copy_(state["mean"])
+        self.std.copy_(state["std"])

@@ -25,9 +25,12 @@ class HasacMAC:
         config = HasacConfig.from_mapping(vars(args))
         if config.cpu_threads is not None:
             torch.set_num_threads(config.cpu_threads)
+        torch.set_float32_matmul_precision(config.matmul_precision)
         self.device = torch.device("cuda" if args.use_cuda else "cpu")
         self.algorithm = Hasac(args.hasac_task, config, self.device, args.seed)
-        self.replay = StepReplay(args.hasac_task, config.replay_size, args.batch_size_run, self.device, args.seed)
+        self.replay = StepReplay.fitting(
+            args.hasac_task, config.replay_size, args.batch_size_run, self.device, args.seed
+        )
         self.restored = False  # a checkpoint was loaded: no random warm-up
         self._generator = torch.Generator(self.device).manual_seed(args.seed + 1)
         self.learner: Any = None  # some hosts hang the learner here

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plugin_hasac.components.action_spaces import ActionSpace
 from plugin_hasac.components.replay import TransitionBatch
 from plugin_hasac.components.task import Task
 from plugin_hasac.components.temperatures import Temperatures
@@ -17,13 +18,31 @@ from plugin_hasac.components.value_norm import ValueNorm
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.modules.critics import TwinCritic
 from plugin_hasac.modules.distributions import MaskedCategorical, SquashedGaussian
-from plugin_hasac.modules.policies import Policies
+from plugin_hasac.modules.policies import JointNoise, Policies
 
 Metrics = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class UpdateNoise:
+    """The random numbers of one update, drawn beforehand so that every implementation can be given the same.
+
+    Attributes:
+        target: of the next actions in the soft target.
+        joint: of the joint action that the agents start from, and of each agent's own sample in its turn.
+        updated: of the samples that later agents respond to.
+    """
+
+    target: JointNoise
+    joint: JointNoise
+    updated: JointNoise
+
+
 class Hasac:
     """Policies, soft critics and temperatures of one task, and one step of learning.
+
+    The step is written to be read and to be checked against: plain PyTorch, one agent after the other. What trains is
+    :mod:`plugin_hasac.learners.fast_update`, which computes the same numbers in less time.
 
     Args:
         task: shapes.
@@ -49,41 +68,54 @@ class Hasac:
             config.initial_alphas(task.n_agents),
             auto=config.auto_alpha,
             lr=config.alpha_lr,
-            spaces=[agent.action for agent in task.agents],
+            task=task,
             target=config.target_entropy_nats,
             fraction=config.target_entropy_fraction,
             device=device,
         )
-        self.critic_optimizer = torch.optim.Adam(self.critic.params, lr=config.critic_lr, fused=True)
-        parameters = {self.policies.network(agent): self.policies.parameters(agent) for agent in range(task.n_agents)}
-        self.actor_optimizers = [torch.optim.Adam(parameters[n], lr=config.lr, fused=True) for n in sorted(parameters)]
+        adam: dict[str, Any] = {"fused": True, "capturable": device.type == "cuda"}
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters, lr=config.critic_lr, **adam)
+        firsts = {self.policies.network(agent): agent for agent in reversed(range(task.n_agents))}
+        self.actor_optimizers = [
+            torch.optim.Adam(self.policies.parameters(firsts[network]), lr=config.lr, **adam)
+            for network in sorted(firsts)
+        ]
         self.generator = torch.Generator(device).manual_seed(seed)  # action samples of the update
         self.order_generator = torch.Generator().manual_seed(seed)
 
     # ---------------------------------------------------------------- Algorithm 2
 
-    def update(self, batch: TransitionBatch) -> Metrics:
-        """One gradient step of the critics, then one of each agent in turn, then the target networks."""
-        metrics = self.update_critic(batch)
-        metrics |= self.update_actors(batch)
+    def update(
+        self, batch: TransitionBatch, noise: UpdateNoise | None = None, order: Sequence[int] | None = None
+    ) -> Metrics:
+        """One gradient step of the critics, then one of each agent in turn, then the target networks.
+
+        Args:
+            batch: transitions.
+            noise: :meth:`draw_noise` by default.
+            order: permutation of the agents, :meth:`draw_order` by default.
+        """
+        noise = noise or self.draw_noise(batch.returns.shape[0])
+        metrics = self.update_critic(batch, noise.target)
+        metrics |= self.update_actors(batch, noise, self.draw_order() if order is None else order)
         self.target_critic.polyak_from(self.critic, self.config.polyak)
         return metrics
 
     @torch.no_grad()
-    def soft_target(self, batch: TransitionBatch) -> Tensor:
+    def soft_target(self, batch: TransitionBatch, noise: JointNoise) -> Tensor:
         """Soft n-step target y in reward units, ``(batch,)``.
 
         ``y = R_k' + gamma^k' (1 - terminated) [min_j Q_j(s', a') - sum_i alpha_i log pi_i(a'_i | o'_i)]``
         """
-        joint, log_probs = self.policies.sample(batch.next_obs, batch.next_avail, self.generator)
+        joint, log_probs = self.policies.sample(batch.next_obs, batch.next_avail, noise)
         entropy_bonus = -self.temperatures.values() @ log_probs
         next_q = self.target_critic.values(batch.next_state, joint)
         next_q = self.value_norm.denormalize(next_q.amin(0))
         return batch.returns + batch.bootstrap * (next_q + entropy_bonus)
 
-    def update_critic(self, batch: TransitionBatch) -> Metrics:
+    def update_critic(self, batch: TransitionBatch, noise: JointNoise) -> Metrics:
         """Regress both soft critics to the soft n-step target."""
-        target = self.soft_target(batch)
+        target = self.soft_target(batch, noise)
         self.value_norm.update(target)
         target = self.value_norm.normalize(target)
         q = self.critic.values(batch.state, self.policies.encode(batch.actions))
@@ -92,51 +124,57 @@ class Hasac:
         else:
             loss = (q - target).square()
         loss = loss.mean(1).sum()  # over the batch; over the twins
-        grad_norm = self._step(self.critic_optimizer, self.critic.params, loss)
+        self.critic.net.grads.copy_(torch.autograd.grad(loss, self.critic.weights)[0])
+        grad_norm = self.clip(self.critic.net.grads)
+        self.critic_optimizer.step()
         q_mean = self.value_norm.denormalize(q.detach().mean())
         return {"critic_loss": loss.detach(), "critic_grad_norm": grad_norm, "q_mean": q_mean}
 
-    def update_actors(self, batch: TransitionBatch, order: Sequence[int] | None = None) -> Metrics:
+    def update_actors(self, batch: TransitionBatch, noise: UpdateNoise, order: Sequence[int]) -> Metrics:
         """One step of every policy and temperature, agent after agent.
 
         Each agent responds to the agents before it as they are *after* their step, and to the ones behind it as they
-        were (unless ``sequential_update`` is off: then to all as they were, which is MASAC).
+        were (unless ``sequential_update`` is off: then to all as they were, which is MASAC). A temperature concerns its
+        own agent alone, so all of them step together at the end.
 
         Args:
             batch: only its states, observations and masks are used.
-            order: the permutation of the agents; by default random, or 0…n-1 with ``fixed_order``.
+            noise: of the samples.
+            order: permutation of the agents.
         """
-        n_agents, metrics = self.task.n_agents, Metrics()
-        if order is None:
-            order = range(n_agents) if self.config.fixed_order else self._permutation()
+        weight, metrics = self.alive_weight(batch.avail), Metrics()
         with torch.no_grad():
-            joint, _ = self.policies.sample(batch.obs, batch.avail, self.generator)
+            joint, _ = self.policies.sample(batch.obs, batch.avail, noise.joint)
             embedded_state = self.critic.embed_state(batch.state)
+        entropy = torch.empty_like(weight)
         for agent in order:
-            space = self.task.agents[agent].action
-            obs, avail = batch.obs[agent], batch.avail[agent][:, : space.avail_dim]
-            weight = self._alive_weight(space, avail)
-            policy = self.policies.of_agent(agent, obs, avail)
-            loss, agent_entropy = self.actor_objective(agent, policy, embedded_state, joint, weight)
-            parameters = self.policies.parameters(agent)
-            grad_norm = self._step(self._actor_optimizer(agent), parameters, loss)
-            self.temperatures.update(agent, agent_entropy, avail, weight)
+            obs, avail = batch.obs[agent], batch.avail[agent]
+            net, member = self.policies.member(agent)
+            theta = net.flat[member].clone().requires_grad_()
+            policy = self.policies.of_agent(agent, obs, avail, theta)
+            own_noise = self.policies.own(noise.joint, agent)
+            loss, own_entropy = self.actor_objective(agent, policy, own_noise, embedded_state, joint, weight[agent])
+            net.grads[member] = torch.autograd.grad(loss, theta)[0]
+            grad_norm = self.clip(net.grads[member])
+            self.actor_optimizers[self.policies.network(agent)].step()
+            entropy[agent] = own_entropy.detach()
             if self.config.sequential_update and agent != order[-1]:  # nobody responds to the last one
-                with torch.no_grad():
-                    updated = self.policies.of_agent(agent, obs, avail)
-                    joint[:, self.task.own_blocks[agent]] = updated.sample(self.generator)
+                updated = self.policies.of_agent(agent, obs, avail)
+                joint[:, self.task.own_blocks[agent]] = updated.sample(self.policies.own(noise.updated, agent))
             metrics |= {
                 f"agent_{agent}_actor_loss": loss.detach(),
-                f"agent_{agent}_entropy": (weight * agent_entropy.detach()).sum(),
+                f"agent_{agent}_entropy": weight[agent] @ entropy[agent],
                 f"agent_{agent}_alpha": self.temperatures[agent],
                 f"agent_{agent}_grad_norm": grad_norm,
             }
+        self.temperatures.update(entropy, batch.avail, weight)
         return metrics
 
     def actor_objective(
         self,
         agent: int,
         policy: MaskedCategorical | SquashedGaussian,
+        noise: Tensor,
         embedded_state: Tensor,
         joint: Tensor,
         weight: Tensor,
@@ -149,6 +187,7 @@ class Hasac:
         Args:
             agent: index i.
             policy: pi_i at the batch's observations, with gradient.
+            noise: of the own sample, ``(batch, encoded_dim)``.
             embedded_state: see :meth:`TwinCritic.embed_state`.
             joint: encoded joint action ``(batch, joint_action_dim)``; agent i's own block is replaced.
             weight: averaging weights of the rows, ``(batch,)``.
@@ -156,47 +195,58 @@ class Hasac:
         Returns:
             The loss, and the entropy of pi_i per row ``(batch,)`` (Box: a one-sample estimate).
         """
-        alpha = self.temperatures[agent]
+        alpha, own = self.temperatures[agent], self.task.own_blocks[agent]
+        action, log_prob = policy.rsample(noise)
+        joint = torch.cat([joint[:, : own.start], action, joint[:, own.stop :]], dim=-1)
         if isinstance(policy, MaskedCategorical) and self.config.actor_gradient == "exact":
             with torch.no_grad():
                 q = self.critic.own_action_values(agent, embedded_state, joint).amin(0)
                 q = self.value_norm.denormalize(q)
             value = (policy.log_probs.exp() * (q - alpha * policy.log_probs)).sum(-1)
             return -(weight * value).sum(), policy.entropy()
-        own = self.task.own_blocks[agent]
-        action, log_prob = policy.rsample(self.generator)
-        joint = torch.cat([joint[:, : own.start], action, joint[:, own.stop :]], dim=-1)
         q = self.critic.head(embedded_state + self.critic.embed_actions(joint)).amin(0)
         value = self.value_norm.denormalize(q) - alpha * log_prob
-        agent_entropy = policy.entropy() if isinstance(policy, MaskedCategorical) else -log_prob
-        return -(weight * value).sum(), agent_entropy
+        own_entropy = policy.entropy() if isinstance(policy, MaskedCategorical) else -log_prob
+        return -(weight * value).sum(), own_entropy
 
     # ---------------------------------------------------------------- small parts
 
-    def _alive_weight(self, space: ActionSpace, avail: Tensor) -> Tensor:
-        """Weights ``(batch,)`` that average over the rows in which the agent has a choice.
+    def draw_noise(self, rows: int) -> UpdateNoise:
+        """Fresh noise for a batch of ``rows`` transitions."""
+        return UpdateNoise(*(self.policies.noise(rows, self.generator) for _ in range(3)))
+
+    def draw_order(self) -> list[int]:
+        """A random permutation of the agents, or 0…n-1 with ``fixed_order``."""
+        if self.config.fixed_order:
+            return list(range(self.task.n_agents))
+        return torch.randperm(self.task.n_agents, generator=self.order_generator).tolist()
+
+    def alive_weight(self, avail: Tensor) -> Tensor:
+        """Weights that average over the rows in which an agent has a choice: ``(n_agents, batch, avail_dim) -> …``.
 
         An agent with a single available action is dead (only the no-op is left) or forced: it can learn nothing there.
         """
-        if not self.config.use_policy_active_masks or space.avail_dim == 0:
-            return torch.full(avail.shape[:1], 1.0 / avail.shape[0], device=avail.device)
-        alive = (avail.sum(-1) > space.width).float()
-        return alive / alive.sum().clamp_min(1.0)
+        n_agents, rows = avail.shape[:2]
+        if not self.config.use_policy_active_masks or self.task.avail_dim == 0:
+            return torch.full((n_agents, rows), 1.0 / rows, device=avail.device)
+        alive = avail.sum(-1) > self._choices
+        alive = (alive | self._unmasked).to(torch.get_default_dtype())
+        return alive / alive.sum(-1, keepdim=True).clamp_min(1.0)
 
-    def _permutation(self) -> list[int]:
-        return torch.randperm(self.task.n_agents, generator=self.order_generator).tolist()
+    @cached_property
+    def _choices(self) -> Tensor:
+        return torch.tensor([[agent.action.width] for agent in self.task.agents], device=self.device)
 
-    def _actor_optimizer(self, agent: int) -> torch.optim.Optimizer:
-        return self.actor_optimizers[self.policies.network(agent)]
+    @cached_property
+    def _unmasked(self) -> Tensor:
+        return torch.tensor([[agent.action.avail_dim == 0] for agent in self.task.agents], device=self.device)
 
-    def _step(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], loss: Tensor) -> Tensor:
-        """One optimiser step for these parameters alone; returns the gradient norm before clipping."""
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
-            parameter.grad = gradient
-        limit = self.config.grad_norm_clip or float("inf")
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        optimizer.step()
-        return grad_norm
+    def clip(self, grads: Tensor) -> Tensor:
+        """Scale a network's gradient to at most ``grad_norm_clip``, in place; returns its norm before."""
+        norm = torch.linalg.vector_norm(grads)
+        if self.config.grad_norm_clip is not None:
+            grads.mul_((self.config.grad_norm_clip / (norm + 1e-6)).clamp_max(1.0))
+        return norm
 
     # ---------------------------------------------------------------- checkpoints
 

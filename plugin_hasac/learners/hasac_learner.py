@@ -12,6 +12,7 @@ import torch
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.controllers.hasac_mac import HasacMAC
 from plugin_hasac.errors import UserError
+from plugin_hasac.learners.updaters import Updater, make_updater
 
 CHECKPOINT = "hasac.pt"
 
@@ -31,7 +32,8 @@ class HasacLearner:
         self.config = HasacConfig.from_mapping(vars(args))
         self.log_stats_t = -args.learner_log_interval - 1
         self._owed = 0.0  # updates that are due, fractions included
-        self._meter = _Meter()
+        self._seconds = 0.0  # spent on updates since the last log
+        self._updater: Updater | None = None
 
     def train(self, batch: Any, t_env: int, episode_num: int) -> None:
         """Make the updates that the last ``train_interval`` steps are worth (none before ``warmup_steps``).
@@ -44,17 +46,21 @@ class HasacLearner:
         config, replay = self.config, self.mac.replay
         if len(replay) < max(config.warmup_steps, 1):
             return
+        if self._updater is None:
+            self._updater = make_updater(self.mac.algorithm, replay)
+            self.logger.console_logger.info(f"HASAC: {self._updater.description}")
         self._owed += config.update_per_train * config.train_interval
         started = time.perf_counter()
         while self._owed >= 1.0:
-            transitions = replay.sample(config.replay_batch_size, config.n_step, config.gamma)
-            self._meter.add(self.mac.algorithm.update(transitions))
+            self._updater.step()
             self._owed -= 1.0
-        self._meter.seconds += time.perf_counter() - started
-        if t_env - self.log_stats_t >= self.args.learner_log_interval and self._meter.updates:
-            for key, value in self._meter.take().items():
+        self._seconds += time.perf_counter() - started
+        updates = self._updater.means.updates
+        if t_env - self.log_stats_t >= self.args.learner_log_interval and updates:
+            means = self._updater.means.take()  # waits for the device
+            for key, value in (means | {"updates_per_second": updates / max(self._seconds, 1e-9)}).items():
                 self.logger.log_stat(key, value, t_env)
-            self.log_stats_t = t_env
+            self.log_stats_t, self._seconds = t_env, 0.0
 
     def cuda(self) -> None:
         """Nothing to move: networks and replay were built on their device."""
@@ -89,29 +95,3 @@ class HasacLearner:
                 "use the env and the hidden_sizes it was trained with."
             ) from error
         self.mac.restored = True
-
-
-class _Meter:
-    """Means of the update's metrics since the last log, without waiting for the device at every update."""
-
-    def __init__(self) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
-        self.updates, self.seconds = 0, 0.0
-
-    def add(self, metrics: dict[str, torch.Tensor]) -> None:
-        self.updates += 1
-        for key, value in metrics.items():
-            self._sums[key] = self._sums[key] + value if key in self._sums else value
-
-    def take(self) -> dict[str, float]:
-        """The means, with the agents' averages beside them, and a fresh start."""
-        means = {key: float(total) / self.updates for key, total in sorted(self._sums.items())}
-        for name in ("entropy", "alpha", "actor_loss"):
-            values = [value for key, value in means.items() if key.startswith("agent_") and key.endswith(name)]
-            means[name] = sum(values) / len(values)
-        means["updates_per_second"] = self.updates / max(self.seconds, 1e-9)
-        self._clear()
-        return means

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plugin_hasac.components.action_spaces import Categorical
 from plugin_hasac.components.task import Task
-from plugin_hasac.modules.stacked import StackedMLP
+from plugin_hasac.modules.stacked import StackedMLP, affine
 
 
 class TwinCritic:
@@ -44,23 +44,24 @@ class TwinCritic:
             device=device,
             generator=generator,
         )
-        # The twins always step together, so their parameters are the stacks themselves.
-        self.params = [nn.Parameter(stack) for stack in self.net.stacks]
+        self.weights = self.net.flat.detach().requires_grad_()  # shares the memory; for automatic differentiation
+        self.parameters = self.net.optimized(slice(None))  # the twins always step together
 
     def embed_state(self, state: Tensor) -> Tensor:
         """First layer without its action part: ``(batch, state_dim) -> (2, batch, hidden)``."""
-        weight, bias = self.params[0], self.params[1]
-        return torch.baddbmm(bias, state.expand(2, -1, -1), weight[:, : self.state_dim])
+        weight, bias = self.net.layers(self.net.unpack(self.weights))[0]
+        return affine(state.expand(2, -1, -1), weight[:, : self.state_dim], bias)
 
     def embed_actions(self, joint: Tensor) -> Tensor:
         """Action part of the first layer: ``(batch, joint_action_dim) -> (2, batch, hidden)``."""
-        return torch.matmul(joint, self.params[0][:, self.state_dim :])
+        weight, _ = self.net.layers(self.net.unpack(self.weights))[0]
+        return torch.matmul(joint, weight[:, self.state_dim :])
 
     def head(self, embedded: Tensor) -> Tensor:
         """Everything after the first layer: ``(2, rows, hidden) -> (2, rows)``."""
-        hidden, layers = embedded, self.net.layers(self.params)
+        hidden, layers = embedded, self.net.layers(self.net.unpack(self.weights))
         for weight, bias in layers[1:]:
-            hidden = torch.baddbmm(bias, self.net.activation(hidden), weight)
+            hidden = affine(self.net.activation(hidden), weight, bias)
         return hidden.squeeze(-1)
 
     def values(self, state: Tensor, joint: Tensor) -> Tensor:
@@ -82,18 +83,14 @@ class TwinCritic:
         """
         own, space = self.task.own_blocks[agent], self.task.agents[agent].action
         assert isinstance(space, Categorical)
-        others = joint.clone()
-        others[:, own] = 0.0
-        context = embedded_state + self.embed_actions(others)
-        weight = self.params[0][:, self.state_dim :][:, own]
-        rows = context[:, :, None] + weight[:, None]
-        factors = space.factors()
-        if len(factors) > 1:
-            parts = [torch.matmul(joint[:, own][:, factor], weight[:, factor]) for factor in factors]
-            whole = torch.stack(parts).sum(0)
-            rest = [(whole - part)[:, :, None].expand(-1, -1, n, -1) for part, n in zip(parts, space.nvec)]
-            rows = rows + torch.cat(rest, dim=2)
-        return self.head(rows.flatten(1, 2)).unflatten(1, (-1, space.encoded_dim))
+        weight = self.net.layers(self.net.unpack(self.weights))[0][0][:, self.state_dim :]
+        embedded = embedded_state + self.embed_actions(joint)
+        rows = []
+        for factor in space.factors():
+            place = slice(own.start + factor.start, own.start + factor.stop)
+            others = embedded - torch.matmul(joint[:, place], weight[:, place])
+            rows.append(others[:, :, None] + weight[:, None, place])
+        return self.head(torch.cat(rows, dim=2).flatten(1, 2)).unflatten(1, (-1, space.encoded_dim))
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""
@@ -106,13 +103,12 @@ class TwinCritic:
     @torch.no_grad()
     def copy_from(self, other: TwinCritic) -> None:
         """Become equal to ``other``."""
-        for mine, theirs in zip(self.net.stacks, other.net.stacks):
-            mine.copy_(theirs)
+        self.net.flat.copy_(other.net.flat)
 
     @torch.no_grad()
     def polyak_from(self, other: TwinCritic, polyak: float) -> None:
         """Target update: mine <- (1 - polyak) mine + polyak other."""
-        torch._foreach_lerp_(self.net.stacks, other.net.stacks, polyak)
+        self.net.flat.lerp_(other.net.flat, polyak)
 
     @torch.no_grad()
     def rescale_output(self, scale: Tensor, shift: Tensor) -> None:

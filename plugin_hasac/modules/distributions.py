@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import Protocol
 
 import torch
@@ -20,12 +21,19 @@ EDGE = 1e-6
 
 
 class Distribution(Protocol):
-    """What every policy's distribution offers; leading dimensions ``…`` are batch dimensions."""
+    """What every policy's distribution offers; leading dimensions ``…`` are batch dimensions.
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    Samples are functions of noise ``(…, encoded_dim)`` that :func:`draw_noise` makes, so that two implementations can
+    be given the same.
+    """
+
+    def member(self, index: int) -> Distribution:
+        """One entry of the first batch dimension."""
+
+    def sample(self, noise: Tensor) -> Tensor:
         """Encoded action ``(…, encoded_dim)``, without gradient."""
 
-    def rsample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def rsample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Encoded action and its log-probability ``(…)``, both with gradient."""
 
     def mode(self) -> Tensor:
@@ -54,19 +62,25 @@ class MaskedCategorical:
             return function(values)
         return torch.cat([function(values[..., factor]) for factor in self.factors], dim=-1)
 
-    def _gumbel(self, generator: torch.Generator) -> Tensor:
-        return self.log_probs - torch.empty_like(self.log_probs).exponential_(generator=generator).log()
+    def member(self, index: int) -> MaskedCategorical:
+        """See :class:`Distribution`."""
+        one = copy(self)
+        one.log_probs = self.log_probs[index]
+        return one
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def sample(self, noise: Tensor) -> Tensor:
         """By the Gumbel-max trick; an unavailable choice is never drawn."""
         with torch.no_grad():
-            return self._each(self._gumbel(generator), _one_hot_of_largest)
+            return self._each(self.log_probs + noise, _one_hot_of_largest)
 
-    def rsample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def rsample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Straight-through Gumbel-softmax, temperature 1 (Jang et al., 2017)."""
-        soft = self._each(self._gumbel(generator), lambda part: F.softmax(part, dim=-1))
+        soft = self._soft(noise)
         action = self._each(soft, _one_hot_of_largest) + (soft - soft.detach())
         return action, self.log_prob(action)
+
+    def _soft(self, noise: Tensor) -> Tensor:
+        return self._each(self.log_probs + noise, lambda part: F.softmax(part, dim=-1))
 
     def mode(self) -> Tensor:
         """The most probable choice of each factor."""
@@ -80,6 +94,31 @@ class MaskedCategorical:
         """In nats, exact, ``(…)``."""
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
+    def exact_gradient(self, values: Tensor, alpha: Tensor) -> Tensor:
+        """Gradient of ``sum_a pi(a) (values(a) - alpha log pi(a))`` with respect to the logits, ``(…, encoded_dim)``.
+
+        Args:
+            values: of each choice, ``(…, encoded_dim)``.
+            alpha: the temperature.
+        """
+        probs = self.log_probs.exp()
+        gain = probs * (values - alpha * self.log_probs)
+        return gain - probs * self._each(gain, _spread_sum)
+
+    def sampled_gradient(self, noise: Tensor, action: Tensor, slope: Tensor, alpha: Tensor) -> Tensor:
+        """Gradient of ``Q(a) - alpha log pi(a)`` through :meth:`rsample`'s straight-through sample, for the logits.
+
+        Args:
+            noise: of the sample.
+            action: the sample, ``(…, encoded_dim)``.
+            slope: dQ/da, ``(…, encoded_dim)``.
+            alpha: the temperature.
+        """
+        soft = self._soft(noise)
+        gain = soft * (slope - alpha * self.log_probs)
+        through_sample = gain - soft * self._each(gain, _spread_sum)
+        return through_sample - alpha * (action - self.log_probs.exp())
+
 
 class SquashedGaussian:
     """``middle + half * tanh(u)``, u normal with diagonal covariance (Haarnoja et al., 2018, appendix C).
@@ -91,17 +130,23 @@ class SquashedGaussian:
 
     def __init__(self, space: Box, output: Tensor) -> None:
         self.log_scale = space.log_scale
-        self.mean, log_std = output.chunk(2, dim=-1)
-        self.log_std = log_std.clamp(*LOG_STD_RANGE)
+        self.mean, self.unclamped = output.chunk(2, dim=-1)
+        self.log_std = self.unclamped.clamp(*LOG_STD_RANGE)
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def member(self, index: int) -> SquashedGaussian:
+        """See :class:`Distribution`."""
+        one = copy(self)
+        one.mean, one.unclamped, one.log_std = self.mean[index], self.unclamped[index], self.log_std[index]
+        return one
+
+    def sample(self, noise: Tensor) -> Tensor:
         """Without gradient."""
         with torch.no_grad():
-            return torch.tanh(self._draw(generator)[0])
+            return torch.tanh(self.mean + self.log_std.exp() * noise)
 
-    def rsample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def rsample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Reparameterised."""
-        u, noise = self._draw(generator)
+        u = self.mean + self.log_std.exp() * noise
         return torch.tanh(u), self._log_density(u, noise)
 
     def mode(self) -> Tensor:
@@ -113,9 +158,16 @@ class SquashedGaussian:
         u = torch.atanh(encoded.clamp(-1 + EDGE, 1 - EDGE))
         return self._log_density(u, (u - self.mean) * torch.exp(-self.log_std))
 
-    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
-        return self.mean + self.log_std.exp() * noise, noise
+    def sampled_gradient(self, noise: Tensor, action: Tensor, slope: Tensor, alpha: Tensor) -> Tensor:
+        """Gradient of ``Q(a) - alpha log pi(a)`` through :meth:`rsample`, for the output, ``(…, 2 * encoded_dim)``.
+
+        With ``a = tanh(u)`` and ``u = mean + std * noise``: da/du = 1 - a^2 and d log pi / du = 2 a, while log_std also
+        enters log pi itself, with slope -1. Arguments as in :meth:`MaskedCategorical.sampled_gradient`.
+        """
+        through_u = slope * (1 - action.square()) - 2 * alpha * action
+        through_log_std = through_u * (self.log_std.exp() * noise) + alpha
+        inside = (self.unclamped >= LOG_STD_RANGE[0]) & (self.unclamped <= LOG_STD_RANGE[1])
+        return torch.cat([through_u, through_log_std * inside], dim=-1)
 
     def _log_density(self, u: Tensor, noise: Tensor) -> Tensor:
         gaussian = -0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)
@@ -126,6 +178,18 @@ class SquashedGaussian:
 
 def _one_hot_of_largest(values: Tensor) -> Tensor:
     return F.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
+
+
+def _spread_sum(values: Tensor) -> Tensor:
+    return values.sum(-1, keepdim=True).expand_as(values)
+
+
+def draw_noise(space: ActionSpace, shape: tuple[int, ...], device: torch.device, generator: torch.Generator) -> Tensor:
+    """Noise ``(*shape, encoded_dim)`` of samples: standard normal for Box, standard Gumbel for Categorical."""
+    noise = torch.empty(*shape, space.encoded_dim, device=device)
+    if isinstance(space, Box):
+        return noise.normal_(generator=generator)
+    return noise.exponential_(generator=generator).log_().neg_()
 
 
 def output_dim(space: ActionSpace) -> int:

@@ -8,8 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from plugin_hasac.components.task import Task
-from plugin_hasac.modules.distributions import MaskedCategorical, SquashedGaussian, distribution, output_dim
+from plugin_hasac.modules.distributions import (
+    MaskedCategorical,
+    SquashedGaussian,
+    distribution,
+    draw_noise,
+    output_dim,
+)
 from plugin_hasac.modules.stacked import StackedMLP
+
+# What samples of everybody's action are made of: per group of agents ``(members, batch, encoded_dim)``.
+JointNoise = list[Tensor]
 
 
 class Policies:
@@ -37,8 +46,9 @@ class Policies:
     ) -> None:
         self.task = task
         self.share_param = share_param
+        self.device = device
         self.agent_ids = torch.eye(task.n_agents, device=device)
-        self.nets = []
+        self.nets: list[StackedMLP] = []
         self.place = {agent: (g, m) for g, group in enumerate(task.groups) for m, agent in enumerate(group)}
         for group in task.groups:
             spec = task.agents[group[0]]
@@ -60,19 +70,65 @@ class Policies:
         group, member = self.place[agent]
         return sum(net.count for net in self.nets[:group]) + (0 if self.share_param else member)
 
-    def parameters(self, agent: int) -> list[nn.Parameter]:
-        """The parameters theta_i that ``agent``'s optimiser steps."""
+    def member(self, agent: int) -> tuple[StackedMLP, int]:
+        """The agent's networks and its place among them."""
         group, member = self.place[agent]
-        return self.nets[group].members[0 if self.share_param else member]
+        return self.nets[group], 0 if self.share_param else member
 
-    def of_agent(self, agent: int, obs: Tensor, avail: Tensor) -> MaskedCategorical | SquashedGaussian:
-        """One agent's distribution, with gradient: ``(batch, obs_dim), (batch, avail_dim)``, padded or not."""
-        spec = self.task.agents[agent]
-        obs = obs[..., : spec.obs_dim]
+    def weights(self, agent: int) -> Tensor:
+        """The parameters theta_i, ``(n_parameters,)``."""
+        net, member = self.member(agent)
+        return net.flat[member]
+
+    def parameters(self, agent: int) -> list[nn.Parameter]:
+        """The same for an optimiser; their gradients are views of the network's ``grads``."""
+        net, member = self.member(agent)
+        return net.optimized(slice(member, member + 1))
+
+    def noise(self, rows: int, generator: torch.Generator) -> JointNoise:
+        """Fresh noise for one sample of everybody's action in each of ``rows`` rows."""
+        return [
+            draw_noise(self.task.agents[group[0]].action, (len(group), rows), self.device, generator)
+            for group in self.task.groups
+        ]
+
+    def own(self, noise: JointNoise, agent: int) -> Tensor:
+        """One agent's part, ``(batch, encoded_dim)``."""
+        group, member = self.place[agent]
+        return noise[group][member]
+
+    def of_agent(
+        self, agent: int, obs: Tensor, avail: Tensor, weights: Tensor | None = None
+    ) -> MaskedCategorical | SquashedGaussian:
+        """One agent's distribution.
+
+        Args:
+            agent: index i.
+            obs: ``(batch, obs_dim)``, padded or not.
+            avail: ``(batch, avail_dim)``, padded or not.
+            weights: to use instead of the agent's own, ``(n_parameters,)``, for a gradient.
+        """
+        spec, net = self.task.agents[agent], self.member(agent)[0]
+        output = net.forward(self.weights(agent) if weights is None else weights, self.own_obs(agent, obs))
+        return distribution(spec.action, output, avail[..., : spec.action.avail_dim])
+
+    def own_obs(self, agent: int, obs: Tensor) -> Tensor:
+        """The input of an agent's network from its padded observation ``(batch, obs_dim)``."""
+        obs = obs[..., : self.task.agents[agent].obs_dim]
         if self.share_param:
             obs = torch.cat([obs, self.agent_ids[agent].expand(obs.shape[0], -1)], dim=-1)
-        output = self.nets[self.place[agent][0]].forward(self.parameters(agent), obs)
-        return distribution(spec.action, output, avail[..., : spec.action.avail_dim])
+        return obs
+
+    def group_inputs(self, group: int, obs: Tensor, avail: Tensor) -> tuple[Tensor, Tensor]:
+        """The inputs and masks of a group's networks, ``(members, batch, …)``, from those of all agents."""
+        members = self.task.groups[group]
+        spec, everyone = self.task.agents[members[0]], len(members) == self.task.n_agents
+        own_obs = (obs if everyone else obs[list(members)])[..., : spec.obs_dim]
+        own_avail = (avail if everyone else avail[list(members)])[..., : spec.action.avail_dim]
+        if self.share_param:
+            ids = self.agent_ids[list(members), None].expand(-1, obs.shape[1], -1)
+            own_obs = torch.cat([own_obs, ids], dim=-1)
+        return own_obs, own_avail
 
     def of_groups(self, obs: Tensor, avail: Tensor) -> list[MaskedCategorical | SquashedGaussian]:
         """The distributions of each group's agents, stacked, without gradient.
@@ -82,39 +138,31 @@ class Policies:
             avail: ``(n_agents, batch, avail_dim)``, bool.
         """
         result = []
-        for group, net in zip(self.task.groups, self.nets):
-            spec, everyone = self.task.agents[group[0]], len(group) == self.task.n_agents
-            own_obs = (obs if everyone else obs[list(group)])[..., : spec.obs_dim]
-            own_avail = (avail if everyone else avail[list(group)])[..., : spec.action.avail_dim]
-            stacks: Sequence[Tensor] = net.stacks
-            if self.share_param:
-                ids = self.agent_ids[list(group), None].expand(-1, obs.shape[1], -1)
-                own_obs = torch.cat([own_obs, ids], dim=-1)
-                stacks = [stack.expand(len(group), -1, -1) for stack in stacks]
-            result.append(distribution(spec.action, net.forward(stacks, own_obs), own_avail))
+        for index, (group, net) in enumerate(zip(self.task.groups, self.nets)):
+            own_obs, own_avail = self.group_inputs(index, obs, avail)
+            flat = net.flat.expand(len(group), -1)
+            result.append(distribution(self.task.agents[group[0]].action, net.forward(flat, own_obs), own_avail))
         return result
 
     @torch.no_grad()
-    def sample(self, obs: Tensor, avail: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def sample(self, obs: Tensor, avail: Tensor, noise: JointNoise) -> tuple[Tensor, Tensor]:
         """Draw everybody's action.
 
         Returns:
             The encoded joint action ``(batch, joint_action_dim)`` and the log-probabilities ``(n_agents, batch)``.
         """
         distributions = self.of_groups(obs, avail)
-        encoded = [each.sample(generator) for each in distributions]
-        log_probs = [each.log_prob(action) for each, action in zip(distributions, encoded)]
-        if len(encoded) == 1:
-            return encoded[0].transpose(0, 1).flatten(1), log_probs[0]
-        joined = torch.empty(self.task.n_agents, obs.shape[1], device=obs.device)
-        for group, values in zip(self.task.groups, log_probs):
-            joined[list(group)] = values
-        return self._join([action.unbind(0) for action in encoded]), joined
+        samples = [each.rsample(own) for each, own in zip(distributions, noise)]
+        return self.join([action for action, _ in samples]), self.by_agent([log_prob for _, log_prob in samples])
 
     @torch.no_grad()
     def act(self, obs: Tensor, avail: Tensor, *, greedy: bool, generator: torch.Generator) -> Tensor:
         """Everybody's action in the env's units (greedy: the mode), ``(n_agents, batch, action_width)``."""
-        chosen = [each.mode() if greedy else each.sample(generator) for each in self.of_groups(obs, avail)]
+        distributions = self.of_groups(obs, avail)
+        if greedy:
+            chosen = [each.mode() for each in distributions]
+        else:
+            chosen = [each.sample(own) for each, own in zip(distributions, self.noise(obs.shape[1], generator))]
         if len(chosen) == 1:
             return self.task.agents[0].action.decode(chosen[0])
         shape = (self.task.n_agents, obs.shape[1], self.task.action_width)
@@ -131,14 +179,23 @@ class Policies:
             space, everyone = self.task.agents[group[0]].action, len(group) == self.task.n_agents
             own = (actions if everyone else actions[list(group)])[..., : space.width]
             encoded.append(space.encode(own))
+        return self.join(encoded)
+
+    def join(self, encoded: Sequence[Tensor]) -> Tensor:
+        """Per group ``(members, batch, encoded_dim)`` to the joint action ``(batch, joint_action_dim)``, by agent."""
         if len(encoded) == 1:
             return encoded[0].transpose(0, 1).flatten(1)
-        return self._join([action.unbind(0) for action in encoded])
-
-    def _join(self, encoded: Sequence[Sequence[Tensor]]) -> Tensor:
-        """Per group and member ``(batch, encoded_dim)`` to the joint action, agents in their order."""
         by_agent = [encoded[group][member] for group, member in (self.place[i] for i in range(self.task.n_agents))]
         return torch.cat(by_agent, dim=-1)
+
+    def by_agent(self, values: Sequence[Tensor]) -> Tensor:
+        """Per group ``(members, batch)`` to ``(n_agents, batch)``."""
+        if len(values) == 1:
+            return values[0]
+        joined = values[0].new_empty(self.task.n_agents, *values[0].shape[1:])
+        for group, own in zip(self.task.groups, values):
+            joined[list(group)] = own
+        return joined
 
     def state_dict(self) -> list[dict[str, Tensor]]:
         """The groups' networks, for a checkpoint."""

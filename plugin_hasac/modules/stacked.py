@@ -1,7 +1,7 @@
-"""Several MLPs of one shape in one set of tensors.
+"""Several MLPs of one shape in one tensor.
 
-The weights of all members lie in one tensor per layer, so evaluating every member is one batched matrix product,
-while each member's parameters are slices of it that an optimiser can step on their own.
+The weights of a member lie one after the other in its row of one matrix, so an optimiser steps a member as a single
+vector, while evaluating every member is one batched matrix product over views of that matrix.
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def relu(x: Tensor) -> Tensor:
-    """ReLU, in place where no gradient is recorded (layers own their inputs)."""
-    return F.relu(x, inplace=not torch.is_grad_enabled())
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": relu, "tanh": torch.tanh, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh, "silu": F.silu}
+# The fused optimisers give one block of a GPU to each 64k numbers of a tensor; smaller tensors use more of the GPU.
+GPU_CHUNK = 4096
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Affine map of one member, ``(batch, in) -> (batch, out)``, or of all, ``(count, batch, in) -> (…, out)``."""
-    if weight.dim() == 3:
-        return torch.baddbmm(bias, x, weight)
-    return torch.addmm(bias, x, weight)
+def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``x @ weight + bias`` of one member, ``(batch, in) -> (batch, out)``, or of all, ``(count, batch, in) -> …``."""
+    if weight.dim() == 2:
+        return torch.addmm(bias, x, weight)
+    if x.device.type == "cpu":  # batched products are several times slower there than one after the other
+        return torch.stack([torch.addmm(*each) for each in zip(bias, x, weight)])
+    return torch.baddbmm(bias, x, weight)
 
 
 class StackedMLP:
@@ -38,8 +36,13 @@ class StackedMLP:
         activation: key of :data:`ACTIVATIONS`, applied between layers.
         output_gain: gain of the orthogonal initialisation of the last layer (hidden layers use sqrt(2)).
         normalize_input: put a LayerNorm with learned scale and shift before the first layer.
-        device: where the weights live; they are never moved, so that slices keep sharing memory with the stack.
+        device: where the weights live; they are never moved, so that all views keep sharing memory.
         generator: CPU random generator of the initialisation.
+
+    Attributes:
+        flat: ``(count, n_parameters)``, all weights.
+        grads: ``(count, n_parameters)``, what optimisers read.
+        stacks: ``flat`` unpacked.
     """
 
     def __init__(
@@ -53,45 +56,65 @@ class StackedMLP:
         device: torch.device,
         generator: torch.Generator,
     ) -> None:
-        self.count = count
-        self.activation = ACTIVATIONS[activation]
+        self.count, self.sizes = count, tuple(sizes)
+        self.activation_name, self.activation = activation, ACTIVATIONS[activation]
         self.normalize_input = normalize_input
-        self.stacks: list[Tensor] = []
+        self.shapes = [(1, sizes[0])] * 2 if normalize_input else []
+        for fan_in, fan_out in pairwise(sizes):
+            self.shapes += [(fan_in, fan_out), (1, fan_out)]
+        initial = torch.zeros(count, sum(rows * columns for rows, columns in self.shapes))
+        layers = self.unpack(initial)
         if normalize_input:
-            self.stacks += [torch.ones(count, 1, sizes[0]), torch.zeros(count, 1, sizes[0])]
-        for layer, (fan_in, fan_out) in enumerate(pairwise(sizes)):
-            last = layer == len(sizes) - 2
-            gain = output_gain if last else nn.init.calculate_gain("relu")
-            weight = torch.empty(count, fan_in, fan_out)
-            for member in weight:
-                nn.init.orthogonal_(member, gain=gain, generator=generator)
-            self.stacks += [weight, torch.zeros(count, 1, fan_out)]
-        self.stacks = [stack.to(device) for stack in self.stacks]
-        self.members: list[list[nn.Parameter]] = [
-            [nn.Parameter(stack[index]) for stack in self.stacks] for index in range(count)
-        ]
+            layers.pop(0).fill_(1.0)
+            layers.pop(0)
+        for weights in layers[::2]:
+            gain = output_gain if weights is layers[-2] else nn.init.calculate_gain("relu")
+            for weight in weights:
+                nn.init.orthogonal_(weight, gain=gain, generator=generator)
+        self.flat = initial.to(device)
+        self.grads = torch.zeros_like(self.flat)
+        self.stacks = self.unpack(self.flat)
+        self.grad_stacks = self.unpack(self.grads)
 
-    def forward(self, params: Sequence[Tensor], x: Tensor) -> Tensor:
-        """Evaluate one member (its slices) or all (the stacks); see :func:`linear` for the shapes."""
-        hidden, layers = self.normalized(params, x), self.layers(params)
+    def unpack(self, flat: Tensor) -> list[Tensor]:
+        """Views of weights ``(…, n_parameters)``: LayerNorm's scale and shift, then weight and bias of each layer.
+
+        Weights are ``(…, in, out)``, all others ``(…, 1, size)``.
+        """
+        sizes = [rows * columns for rows, columns in self.shapes]
+        return [part.unflatten(-1, shape) for part, shape in zip(flat.split(sizes, dim=-1), self.shapes)]
+
+    def forward(self, flat: Tensor, x: Tensor) -> Tensor:
+        """Evaluate one member, ``(n_parameters,)`` on ``(batch, in)``, or all, on ``(count, batch, in)``."""
+        parts = self.unpack(flat)
+        hidden, layers = self.normalized(parts, x), self.layers(parts)
         for weight, bias in layers[:-1]:
-            hidden = self.activation(linear(hidden, weight, bias))
-        return linear(hidden, *layers[-1])
+            hidden = self.activation(affine(hidden, weight, bias))
+        return affine(hidden, *layers[-1])
 
-    def normalized(self, params: Sequence[Tensor], x: Tensor) -> Tensor:
+    def normalized(self, parts: Sequence[Tensor], x: Tensor) -> Tensor:
         """The input after the optional LayerNorm."""
         if not self.normalize_input:
             return x
-        return F.layer_norm(x, x.shape[-1:]) * params[0] + params[1]
+        return F.layer_norm(x, x.shape[-1:]) * parts[0] + parts[1]
 
-    def layers(self, params: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """The (weight, bias) pairs of all layers, first to last."""
+    def layers(self, parts: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The (weight, bias) pairs of all layers, first to last, of :meth:`unpack`'s views."""
         start = 2 if self.normalize_input else 0
-        return list(zip(params[start::2], params[start + 1 :: 2]))
+        return list(zip(parts[start::2], parts[start + 1 :: 2]))
+
+    def optimized(self, members: slice) -> list[nn.Parameter]:
+        """The weights of neighbouring members for an optimiser: they share memory with ``flat`` and ``grads``."""
+        weights, grads = self.flat[members].view(-1), self.grads[members].view(-1)
+        size = GPU_CHUNK if self.flat.device.type == "cuda" else weights.numel()
+        parameters = [nn.Parameter(chunk) for chunk in weights.split(size)]
+        for parameter, grad in zip(parameters, grads.split(size)):
+            parameter.grad = grad
+        return parameters
 
     def state_dict(self) -> dict[str, Tensor]:
         """The stacks by index, for a checkpoint."""
-        return {str(index): stack.detach().clone() for index, stack in enumerate(self.stacks)}
+        return {str(index): stack.clone() for index, stack in enumerate(self.stacks)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Copy a checkpoint's stacks into place.

@@ -1,0 +1,157 @@
+"""Time of one HASAC update, sampling included: the path that trains, and the reference update beside it in one run.
+
+    python benchmarks/learner.py [--shapes a,b,c,d] [--device cuda] [--precision medium] [--json FILE]
+
+Prints medians and the middle half of the repeats in milliseconds. Machines drift: only ratios measured in one run
+compare two implementations, and two commits are compared by their ratios to the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from plugin_hasac.components.action_spaces import Box
+from plugin_hasac.components.replay import StepData, StepReplay
+from plugin_hasac.components.task import AgentSpec, Task
+from plugin_hasac.config import HasacConfig
+from plugin_hasac.learners.hasac import Hasac
+from plugin_hasac.learners.updaters import ReferenceUpdater, Updater, make_updater
+
+SHAPES = {
+    "a": ("MPE simple spread", Task.discrete(3, 18, 54, 5, 25)),
+    "b": ("HalfCheetah 6x1", Task((AgentSpec(23, Box((-1.0,), (1.0,))),) * 6, 23, 1000)),
+    "c": ("MMM2-like", Task.discrete(10, 176, 322, 18, 180)),
+    "d": ("5m_vs_6m-like", Task.discrete(5, 72, 98, 12, 70)),
+}
+
+
+def filled_replay(task: Task, device: torch.device, n_envs: int = 20, n_steps: int = 100) -> StepReplay:
+    """Random transitions of the task's shapes."""
+    rng = np.random.default_rng(0)
+    replay = StepReplay(task, n_envs * (n_steps + 10), n_envs, device, seed=0)
+
+    def show() -> StepData:
+        return StepData(
+            obs=rng.normal(size=(n_envs, task.n_agents, task.obs_dim)).astype(np.float32),
+            state=rng.normal(size=(n_envs, task.state_dim)).astype(np.float32),
+            avail=np.ones((n_envs, task.n_agents, task.avail_dim), bool),
+        )
+
+    now, never = show(), np.zeros(n_envs, bool)
+    replay.start(now)
+    for _ in range(n_steps):
+        actions, now = task.uniform_actions(rng, now.avail), show()
+        replay.add(actions, rng.normal(size=n_envs), never, never, now, now)
+    return replay
+
+
+def milliseconds(updater: Updater, count: int) -> float:
+    """Mean wall time of ``count`` updates in a row."""
+    started = time.perf_counter()
+    for _ in range(count):
+        updater.step()
+    if updater.hasac.device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - started) / count
+
+
+def measure(task: Task, values: dict, device: torch.device, repeats: int, count: int) -> dict[str, float | str]:
+    """Medians and quartiles of the fast path and of the reference, measured in turns.
+
+    Args:
+        task: shapes.
+        values: of the algorithm's config.
+        device: where.
+        repeats: number of measurements of each.
+        count: updates per measurement.
+    """
+    config = HasacConfig.from_mapping(values)
+    replay = filled_replay(task, device)
+    fast = make_updater(Hasac(task, config, device, seed=0), replay)
+    reference = ReferenceUpdater(Hasac(task, config, device, seed=0), replay)
+    for updater in (fast, reference):
+        milliseconds(updater, 6)  # graphs are recorded, buffers allocated
+    ours, theirs = [], []
+    for _ in range(repeats):
+        ours.append(milliseconds(fast, count))
+        theirs.append(milliseconds(reference, max(1, count // 10)))
+    low, median, high = np.percentile(ours, [25, 50, 75])
+    return {
+        "path": fast.description,
+        "ms": round(float(median), 4),
+        "ms_low": round(float(low), 4),
+        "ms_high": round(float(high), 4),
+        "reference_ms": round(float(np.median(theirs)), 4),
+        "ratio": round(float(np.median(theirs) / median), 3),
+    }
+
+
+def processor() -> str:
+    """The machine's own name for its CPU."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def main() -> None:
+    """Measure the shapes that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--shapes", default="a,b,c,d", help="; ".join(f"{k}: {name}" for k, (name, _) in SHAPES.items())
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["highest", "high", "medium"], default="highest")
+    parser.add_argument("--actor-gradient", default="gumbel", help="exact, gumbel or both; Box has one only")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision(options.precision)
+    device = torch.device(options.device)
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, {options.threads} threads"
+    title = f"One update on {where}, batch {options.batch}, {options.hidden}, precision {options.precision}"
+    table = Table("shape", "actor gradient", "ms", "25% to 75%", "reference ms", "ratio", title=title)
+    rows = []
+    for shape in options.shapes.split(","):
+        if shape not in SHAPES:
+            parser.error(f"--shapes: {shape!r} is not one of {', '.join(SHAPES)}")
+        name, task = SHAPES[shape]
+        gradients = ["exact", "gumbel"] if options.actor_gradient == "both" else [options.actor_gradient]
+        for gradient in gradients if task.is_discrete else ["reparameterised"]:
+            values = {"replay_batch_size": options.batch, "hidden_sizes": options.hidden}
+            if task.is_discrete:
+                values["actor_gradient"] = gradient
+            result = measure(task, values, device, options.repeats, 50 if device.type == "cuda" else 2)
+            spread = f"{result['ms_low']:.2f} to {result['ms_high']:.2f}"
+            table.add_row(
+                f"({shape}) {name}",
+                gradient,
+                f"{result['ms']:.2f}",
+                spread,
+                f"{result['reference_ms']:.1f}",
+                f"{result['ratio']:.1f}",
+            )
+            about = {"shape": shape, "task": name, "actor_gradient": gradient, "device": where}
+            about |= {"precision": options.precision, "batch": options.batch, "hidden": options.hidden}
+            rows.append(about | result | {"torch": torch.__version__})
+    Console(width=140).print(table)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
