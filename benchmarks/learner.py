@@ -1,9 +1,10 @@
 """Time of one HASAC update, sampling included: the path that trains, and the reference update beside it in one run.
 
-    python benchmarks/learner.py [--shapes a,b,c,d] [--device cuda] [--precision medium] [--json FILE]
+    python benchmarks/learner.py [--shapes a,b,c,d] [--device cuda] [--precision medium] [--official HARL] [--json FILE]
 
 Prints medians and the middle half of the repeats in milliseconds. Machines drift: only ratios measured in one run
-compare two implementations, and two commits are compared by their ratios to the reference.
+compare two implementations, and two commits are compared by their ratios to the reference. With ``--official`` the
+official update (a checkout of PKU-MARL/HARL, see harl_runner.py) is measured in the same turns, in its own float32.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import argparse
 import json
 import platform
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
+from harl_runner import RandomEnv, official_update
 from rich.console import Console
 from rich.table import Table
 
@@ -64,8 +69,37 @@ def milliseconds(updater: Updater, count: int) -> float:
     return 1e3 * (time.perf_counter() - started) / count
 
 
-def measure(task: Task, values: dict, device: torch.device, repeats: int, count: int) -> dict[str, float | str]:
-    """Medians and quartiles of the fast path and of the reference, measured in turns.
+def official_milliseconds(runner: Any, precision: str, count: int) -> float:
+    """The same for the official code, in float32 whatever ours runs in."""
+    torch.set_float32_matmul_precision("highest")
+    started = time.perf_counter()
+    for _ in range(count):
+        runner.train()
+    if runner.device.type == "cuda":
+        torch.cuda.synchronize()
+    torch.set_float32_matmul_precision(precision)
+    return 1e3 * (time.perf_counter() - started) / count
+
+
+def random_env(task: Task, seed: int) -> RandomEnv:
+    """The task's shapes for the official code."""
+
+    def flat(size: int) -> Any:
+        return gymnasium.spaces.Box(-np.inf, np.inf, (size,))
+
+    spaces: list[Any] = []
+    for agent in task.agents:
+        if isinstance(agent.action, Box):
+            spaces.append(gymnasium.spaces.Box(np.array(agent.action.low), np.array(agent.action.high)))
+        else:
+            spaces.append(gymnasium.spaces.Discrete(agent.action.encoded_dim))
+    return RandomEnv([flat(agent.obs_dim) for agent in task.agents], flat(task.state_dim), spaces, seed)
+
+
+def measure(
+    task: Task, values: dict, device: torch.device, repeats: int, count: int, official: Path | None
+) -> dict[str, float | str]:
+    """Medians and quartiles of the fast path and of the reference (and the official code), measured in turns.
 
     Args:
         task: shapes.
@@ -73,19 +107,31 @@ def measure(task: Task, values: dict, device: torch.device, repeats: int, count:
         device: where.
         repeats: number of measurements of each.
         count: updates per measurement.
+        official: checkout of the official code.
     """
+    precision = torch.get_float32_matmul_precision()
     config = HasacConfig.from_mapping(values)
     replay = filled_replay(task, device)
     fast = make_updater(Hasac(task, config, device, seed=0), replay)
     reference = ReferenceUpdater(Hasac(task, config, device, seed=0), replay)
     for updater in (fast, reference):
         milliseconds(updater, 6)  # graphs are recorded, buffers allocated
-    ours, theirs = [], []
+    harl = None
+    if official is not None:
+        harl = official_update(official, partial(random_env, task), values, device.type == "cuda")
+        official_milliseconds(harl, precision, 3)
+    ours, theirs, officials = [], [], []
     for _ in range(repeats):
         ours.append(milliseconds(fast, count))
         theirs.append(milliseconds(reference, max(1, count // 10)))
+        if harl is not None:
+            officials.append(official_milliseconds(harl, precision, max(1, count // 10)))
     low, median, high = np.percentile(ours, [25, 50, 75])
-    return {
+    beside: dict[str, float | str] = {}
+    if officials:
+        beside["official_ms"] = round(float(np.median(officials)), 4)
+        beside["official_ratio"] = round(float(np.median(officials) / median), 3)
+    return beside | {
         "path": fast.description,
         "ms": round(float(median), 4),
         "ms_low": round(float(low), 4),
@@ -116,6 +162,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256])
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--official", type=Path, metavar="HARL", help="checkout of PKU-MARL/HARL to measure beside")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -124,6 +171,9 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()}, {options.threads} threads"
     title = f"One update on {where}, batch {options.batch}, {options.hidden}, precision {options.precision}"
     table = Table("shape", "actor gradient", "ms", "25% to 75%", "reference ms", "ratio", title=title)
+    if options.official:
+        table.add_column("official ms")
+        table.add_column("ratio")
     rows = []
     for shape in options.shapes.split(","):
         if shape not in SHAPES:
@@ -134,16 +184,13 @@ def main() -> None:
             values = {"replay_batch_size": options.batch, "hidden_sizes": options.hidden}
             if task.is_discrete:
                 values["actor_gradient"] = gradient
-            result = measure(task, values, device, options.repeats, 50 if device.type == "cuda" else 2)
+            count = 50 if device.type == "cuda" else 2
+            result = measure(task, values, device, options.repeats, count, options.official)
             spread = f"{result['ms_low']:.2f} to {result['ms_high']:.2f}"
-            table.add_row(
-                f"({shape}) {name}",
-                gradient,
-                f"{result['ms']:.2f}",
-                spread,
-                f"{result['reference_ms']:.1f}",
-                f"{result['ratio']:.1f}",
-            )
+            numbers = [f"{result['reference_ms']:.1f}", f"{result['ratio']:.1f}"]
+            if options.official:
+                numbers += [f"{result['official_ms']:.1f}", f"{result['official_ratio']:.1f}"]
+            table.add_row(f"({shape}) {name}", gradient, f"{result['ms']:.2f}", spread, *numbers)
             about = {"shape": shape, "task": name, "actor_gradient": gradient, "device": where}
             about |= {"precision": options.precision, "batch": options.batch, "hidden": options.hidden}
             rows.append(about | result | {"torch": torch.__version__})

@@ -15,8 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
-import tempfile
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 from gymnasium.spaces import Box
+from harl_runner import make_runner
 
 from plugin_hasac.bench.records import Record, write_records
 from plugin_hasac.envs import REGISTRY
@@ -91,12 +91,6 @@ def official_settings(checkout: Path, env_name: str, task: str) -> dict[str, Any
 
 def train(args: argparse.Namespace) -> Record:
     """Run the official training; returns its tests."""
-    sys.path.insert(0, str(args.harl))
-    np.int = int  # type: ignore[attr-defined]  # the official code uses the name that numpy has dropped
-    from harl.envs.env_wrappers import ShareDummyVecEnv
-    from harl.runners import off_policy_base_runner
-    from harl.runners.off_policy_ha_runner import OffPolicyHARunner
-
     env_class = REGISTRY[args.env]
     env_args = {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in args.env_args)}
     task = env_class.task_name(env_args)
@@ -111,34 +105,42 @@ def train(args: argparse.Namespace) -> Record:
     settings["eval"] |= {"n_eval_rollout_threads": test_envs, "eval_episodes": args.test_episodes}
 
     def vector(count: int, first_seed: int) -> Any:
+        from harl.envs.env_wrappers import ShareDummyVecEnv
+
         def make(seed: int) -> OfficialEnv:
             return OfficialEnv(env_class(**env_args, seed=seed), standardize=args.env == "mamujoco")
 
         return ShareDummyVecEnv([lambda seed=first_seed + i: make(seed) for i in range(count)])
 
-    off_policy_base_runner.make_train_env = lambda *_: vector(envs, args.seed)
-    off_policy_base_runner.make_eval_env = lambda *_: vector(test_envs, args.seed + 1000)
+    def timed(runner: type) -> type:
+        class Runner(runner):  # type: ignore[misc]
+            """The official runner, which tests every ``--test-interval`` env steps."""
 
-    class Runner(OffPolicyHARunner):
-        """The official runner, which tests every ``--test-interval`` env steps."""
+            def eval(self, step: int) -> None:
+                if step % args.test_interval == 0:
+                    super().eval(step)
 
-        def eval(self, step: int) -> None:
-            if step % args.test_interval == 0:
-                super().eval(step)
+            def save(self) -> None:
+                """Models are not needed."""
 
-        def save(self) -> None:
-            """Models are not needed."""
+        return Runner
 
-    with tempfile.TemporaryDirectory() as folder:
-        settings["logger"]["log_dir"] = folder
-        names = {"algo": "hasac", "env": OFFICIAL_ENVS[args.env], "exp_name": "official"}
-        official_env_args = {"scenario": task, "agent_conf": "", "continuous_actions": False, **env_args}
-        runner = Runner(names, settings, official_env_args)
-        started = time.perf_counter()
-        runner.run()
-        seconds = time.perf_counter() - started
-        log = next(Path(folder).rglob("progress.txt")).read_text()
-        runner.close()
+    official_env_args = {"scenario": task, "agent_conf": "", "continuous_actions": False, **env_args}
+    runner, folder = make_runner(
+        args.harl,
+        OFFICIAL_ENVS[args.env],
+        official_env_args,
+        settings,
+        envs=vector,
+        test_envs=lambda count, seed: vector(count, seed + 1000),
+        wrap=timed,
+    )
+    started = time.perf_counter()
+    runner.run()
+    seconds = time.perf_counter() - started
+    log = next(folder.rglob("progress.txt")).read_text()
+    runner.close()
+    shutil.rmtree(folder)
     tests = [line.split(",") for line in log.split()]
     return Record(
         algorithm="hasac (official)",

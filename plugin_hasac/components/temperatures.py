@@ -40,6 +40,7 @@ class Temperatures:
     ) -> None:
         self.auto = auto
         self.task = task
+        self.members = [torch.tensor(group, device=device) for group in task.groups]
         self.target = target
         self.fraction = fraction
         self.log_alpha = nn.Parameter(torch.tensor(initial, device=device).log(), requires_grad=False)
@@ -64,9 +65,9 @@ class Temperatures:
         if self.target is not None:
             return torch.full(avail.shape[:-1], self.target, device=avail.device)
         by_group = []
-        for group in self.task.groups:
+        for group, members in zip(self.task.groups, self.members):
             space = self.task.agents[group[0]].action
-            own = avail if len(group) == self.task.n_agents else avail[list(group)]
+            own = avail if len(group) == self.task.n_agents else avail[members]
             if isinstance(space, Box):
                 by_group.append(torch.full(own.shape[:-1], space.log_scale - space.width, device=avail.device))
                 continue
@@ -76,8 +77,8 @@ class Temperatures:
         if len(by_group) == 1:
             return by_group[0]
         target = torch.empty(avail.shape[:-1], device=avail.device)
-        for group, own in zip(self.task.groups, by_group):
-            target[list(group)] = own
+        for members, own in zip(self.members, by_group):
+            target[members] = own
         return target
 
     @torch.no_grad()

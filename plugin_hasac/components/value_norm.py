@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from plugin_hasac.modules.fusion import fused
 
 MIN_STD = 1e-2  # of the targets, in reward units: keeps near-constant targets from being blown up into noise
 
@@ -16,6 +19,17 @@ class Rescalable(Protocol):
 
     def rescale_output(self, scale: Tensor, shift: Tensor) -> None:
         """Replace every output q by ``scale * q + shift``."""
+
+
+def new_moments(decay: float, moments: Tensor, scale: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The running moments after a batch of targets, the (std, mean) that follow, and the outputs' (scale, shift)."""
+    targets = targets.double()
+    batch = torch.stack([torch.ones_like(targets[0]), targets.mean(), targets.square().mean()])
+    moments = torch.lerp(moments, batch, 1.0 - decay)
+    mean = moments[1] / moments[0]
+    std = (moments[2] / moments[0] - mean.square()).clamp_min(MIN_STD**2).sqrt()
+    change = torch.stack([scale[0] / std, (scale[1] - mean) / std])
+    return moments, torch.stack([std, mean]).to(scale.dtype), change.to(scale.dtype)
 
 
 class ValueNorm:
@@ -38,8 +52,9 @@ class ValueNorm:
         self.decay = decay
         # Zero-debiased running moments: weight, first and second moment, all in float64 against cancellation.
         self.moments = torch.zeros(3, dtype=torch.float64, device=device)
-        self.mean = torch.zeros((), device=device)
-        self.std = torch.ones((), device=device)
+        self.scale = torch.tensor([1.0, 0.0], device=device)  # standard deviation and mean, in one tensor
+        self.std, self.mean = self.scale.unbind()
+        self._moments = fused(partial(new_moments, decay), device)
 
     def normalize(self, values: Tensor) -> Tensor:
         """Reward units to the critics' output units."""
@@ -54,17 +69,11 @@ class ValueNorm:
         """Take in a batch of targets ``(batch,)`` and rescale the critics accordingly."""
         if not self.enabled:
             return
-        targets = targets.double()
-        batch = torch.stack([targets.new_ones(()), targets.mean(), targets.square().mean()])
-        self.moments.lerp_(batch, 1.0 - self.decay)
-        weight, first, second = self.moments.unbind()
-        mean = first / weight
-        std = (second / weight - mean.square()).clamp_min(MIN_STD**2).sqrt()
-        scale, shift = self.std / std, (self.mean - mean) / std
+        moments, scale, change = self._moments(self.moments, self.scale, targets)
         for critic in self.critics:
-            critic.rescale_output(scale.to(self.std.dtype), shift.to(self.std.dtype))
-        self.mean.copy_(mean)
-        self.std.copy_(std)
+            critic.rescale_output(change[0], change[1])
+        self.moments.copy_(moments)
+        self.scale.copy_(scale)
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint."""

@@ -6,22 +6,132 @@ the text to read first. What is saved here:
 - one forward pass of each actor gives its first sample and serves its own gradient, for its weights have not changed;
 - the critics' first layer is linear in (s, a_1, …, a_n), so a new action changes its output by a difference;
 - only the smaller of the twin critics has a gradient in each row (on a CPU its rows alone are computed);
-- every result has a buffer of its own that is never allocated again.
+- every result has a buffer of its own that is never allocated again;
+- on a GPU, chains of small operations are fused (:mod:`plugin_hasac.modules.fusion`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from plugin_hasac.components.action_spaces import Categorical
+from plugin_hasac.components.action_spaces import ActionSpace, Categorical
 from plugin_hasac.components.replay import TransitionBatch
 from plugin_hasac.learners.hasac import Hasac, UpdateNoise
 from plugin_hasac.learners.metrics import MetricMeans
-from plugin_hasac.modules.distributions import MaskedCategorical, SquashedGaussian, distribution
+from plugin_hasac.modules.distributions import MaskedCategorical, distribution
+from plugin_hasac.modules.fusion import fused
 from plugin_hasac.modules.passes import MLPPass, deactivate, product
+
+# -------------------------------------------------------------------- chains of small operations, free of side effects
+
+
+def draw(space: ActionSpace, output: Tensor, avail: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample, its log-probability, and the policy's entropy (Box: a one-sample estimate) from a network's output."""
+    policy = distribution(space, output, avail)
+    action, log_prob = policy.rsample(noise)
+    return action, log_prob, policy.entropy() if isinstance(policy, MaskedCategorical) else -log_prob
+
+
+def draw_again(space: ActionSpace, output: Tensor, avail: Tensor, noise: Tensor) -> Tensor:
+    """A sample alone."""
+    return distribution(space, output, avail).sample(noise)
+
+
+def exact_gradient(
+    space: ActionSpace, output: Tensor, avail: Tensor, q: Tensor, scale: Tensor, alpha: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradient of the loss for the network's output, and the objective, from the twins' normalised Q of each choice."""
+    policy = distribution(space, output, avail)
+    assert isinstance(policy, MaskedCategorical)
+    std, mean = scale.unbind()
+    values = q.amin(0) * std + mean
+    objective = (policy.log_probs.exp() * (values - alpha * policy.log_probs)).sum(-1)
+    return policy.exact_gradient(values, alpha) * -weight[:, None], objective
+
+
+def sampled_gradient(
+    space: ActionSpace,
+    output: Tensor,
+    avail: Tensor,
+    noise: Tensor,
+    action: Tensor,
+    slope: Tensor,
+    scale: Tensor,
+    alpha: Tensor,
+    weight: Tensor,
+) -> Tensor:
+    """Gradient of the loss for the network's output from the normalised Q's slope in the sample."""
+    policy = distribution(space, output, avail)
+    return policy.sampled_gradient(noise, action, slope * scale[0], alpha) * -weight[:, None]
+
+
+def soft_target(
+    q: Tensor, log_probs: Tensor, alphas: Tensor, scale: Tensor, returns: Tensor, bootstrap: Tensor
+) -> Tensor:
+    """Y of :meth:`Hasac.soft_target`."""
+    std, mean = scale.unbind()
+    soft_value = q.amin(0) * std + mean - (alphas[:, None] * log_probs).sum(0)
+    return returns + bootstrap * soft_value
+
+
+def regression(delta: float | None, q: Tensor, target: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope of the critics' loss in their outputs ``(2, batch, 1)``, and the metrics (loss, mean Q).
+
+    Args:
+        delta: of the Huber loss, or ``None`` for squares.
+        q: ``(2, batch)``.
+        target: ``(batch,)`` in reward units.
+        scale: standard deviation and mean of the value normalisation.
+    """
+    std, mean = scale.unbind()
+    error = q - (target - mean) / std
+    if delta is None:
+        slope, loss = 2 * error, error.square()
+    else:
+        slope = error.clamp(-delta, delta)
+        loss = slope * (error - 0.5 * slope)
+    metrics = torch.stack([loss.mean(1).sum(), q.mean() * std + mean])
+    return (slope / q.shape[1])[..., None], metrics
+
+
+def smaller_twin(activation: str, pre: Tensor, last: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """min_j Q_j in reward units, and its slope in the output of the critics' layer before the last.
+
+    Args:
+        activation: its name.
+        pre: that output, ``(2, batch, hidden)``.
+        last: layer, its bias below its weight, ``(2, hidden + 1, 1)``.
+        scale: standard deviation and mean of the value normalisation.
+    """
+    std, mean = scale.unbind()
+    if activation == "relu":
+        post = pre.clamp_min(0.0)
+        derivative = (pre > 0).to(pre.dtype)
+    elif activation == "tanh":
+        post = torch.tanh(pre)
+        derivative = 1 - post.square()
+    else:
+        gate = torch.sigmoid(pre)
+        post = pre * gate
+        derivative = gate * (1 + pre * (1 - gate))
+    weight = last[:, :-1].transpose(1, 2)
+    q = (post * weight).sum(-1) + last[:, -1]
+    first = q[0] <= q[1]
+    chosen = torch.stack([first, ~first])
+    return torch.where(first, q[0], q[1]) * std + mean, torch.where(chosen[..., None], derivative * weight, 0.0)
+
+
+def agents_metrics(weight: Tensor, entropy: Tensor, value: Tensor, alphas: Tensor) -> Tensor:
+    """Loss, entropy and temperature of every agent, one after the other."""
+    return torch.cat([-(weight * value).sum(-1), (weight * entropy).sum(-1), alphas])
+
+
+# -------------------------------------------------------------------- the update
 
 
 class FastUpdate:
@@ -37,16 +147,34 @@ class FastUpdate:
 
     def __init__(self, hasac: Hasac, rows: int) -> None:
         self.hasac, self.task, self.config, self.rows = hasac, hasac.task, hasac.config, rows
-        device, n_agents = hasac.device, self.task.n_agents
+        self.device, n_agents = hasac.device, self.task.n_agents
         self.actors = [MLPPass(net, len(group), rows) for group, net in zip(self.task.groups, hasac.policies.nets)]
-        self.critics = MLPPass(hasac.critic.net, 2, rows)
-        self.joint = torch.empty(rows, self.task.joint_action_dim, device=device)
-        self.first = torch.empty(2, rows, hasac.critic.net.sizes[1], device=device)  # critics' first layer, at joint
-        self.value = torch.empty(n_agents, rows, device=device)
-        self.entropy = torch.empty(n_agents, rows, device=device)
-        self.names = MetricMeans(n_agents, device)
-        self.metrics = torch.zeros(len(self.names.names), device=device)
-        self.exact = self.config.actor_gradient == "exact"
+        self.critics = MLPPass(hasac.critic.net, 2, rows, shared_input=True)
+
+        def buffer(*shape: int) -> Tensor:
+            return torch.empty(*shape, device=self.device)
+
+        self.joint = buffer(rows, self.task.joint_action_dim)
+        self.first = buffer(2, rows, hasac.critic.net.sizes[1])  # the critics' first layer at the joint action
+        self.value, self.entropy, self.log_probs = (buffer(n_agents, rows) for _ in range(3))
+        self.names = MetricMeans(n_agents, self.device)
+        self.metrics = torch.zeros(len(self.names.names), device=self.device)
+        self.grad_norms = self.metrics[self.names.place("grad_norm")]
+        self._fuse()
+
+    def _fuse(self) -> None:
+        spaces = [self.task.agents[group[0]].action for group in self.task.groups]
+
+        def of_groups(function: Callable[..., Any]) -> list[Callable[..., Any]]:
+            return [fused(partial(function, space), self.device) for space in spaces]
+
+        self.draw, self.draw_again = of_groups(draw), of_groups(draw_again)
+        self.exact_gradient, self.sampled_gradient = of_groups(exact_gradient), of_groups(sampled_gradient)
+        self.soft_target = fused(soft_target, self.device)
+        delta = self.config.huber_delta if self.config.use_huber_loss else None
+        self.regression = fused(partial(regression, delta), self.device)
+        self.smaller_twin = fused(partial(smaller_twin, self.critics.activation), self.device)
+        self.agents_metrics = fused(agents_metrics, self.device)
 
     @torch.no_grad()
     def __call__(self, batch: TransitionBatch, noise: UpdateNoise, order: Sequence[int]) -> Tensor:
@@ -62,47 +190,34 @@ class FastUpdate:
 
     def update_critic(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
         """Regress both soft critics to the soft n-step target."""
-        hasac, net = self.hasac, self.hasac.critic.net
-        target = self._soft_target(batch, noise)
-        hasac.value_norm.update(target)
-        target = hasac.value_norm.normalize(target)
+        hasac, norm = self.hasac, self.hasac.value_norm
+        joint, log_probs, _ = self._draw_all(batch.next_obs, batch.next_avail, noise.target)
+        q = self._evaluate_critics(batch.next_state, joint, target=True)
+        alphas = hasac.temperatures.values()
+        target = self.soft_target(q, log_probs, alphas, norm.scale, batch.returns, batch.bootstrap)
+        norm.update(target)
         q = self._evaluate_critics(batch.state, hasac.policies.encode(batch.actions))
-        error = q - target
-        if self.config.use_huber_loss:
-            delta = self.config.huber_delta
-            slope = error.clamp(-delta, delta)
-            loss = slope * (error - 0.5 * slope)
-        else:
-            slope, loss = 2 * error, error.square()
-        self.critics.backward((slope / self.rows)[..., None])
-        self.metrics[0] = loss.sum() / self.rows
-        self.metrics[1] = hasac.clip(net.grads)
-        self.metrics[2] = hasac.value_norm.denormalize(q.mean())
+        slope, metrics = self.regression(q, target, norm.scale)
+        self.critics.backward(slope)
+        self.metrics[0:3:2] = metrics
+        self.metrics[1] = hasac.clip(hasac.critic.net.grads)
         hasac.critic_optimizer.step()
 
-    def _soft_target(self, batch: TransitionBatch, noise: UpdateNoise) -> Tensor:
-        hasac = self.hasac
-        samples = [
-            policy.rsample(own) for policy, own in zip(self._policies(batch.next_obs, batch.next_avail), noise.target)
-        ]
-        joint = hasac.policies.join([action for action, _ in samples])
-        log_probs = hasac.policies.by_agent([log_prob for _, log_prob in samples])
-        q = self._evaluate_critics(batch.next_state, joint, target=True).amin(0)
-        soft_value = hasac.value_norm.denormalize(q) - hasac.temperatures.values() @ log_probs
-        return torch.addcmul(batch.returns, batch.bootstrap, soft_value)
+    def _draw_all(self, obs: Tensor, avail: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Joint action ``(batch, joint_action_dim)``, log-probabilities and entropies ``(n_agents, batch)``."""
+        drawn, self.avail = [], []
+        for group, actors in enumerate(self.actors):
+            own_obs, own_avail = self.hasac.policies.group_inputs(group, obs, avail)
+            actors.observe(own_obs)
+            drawn.append(self.draw[group](actors.forward(), own_avail, noise[group]))
+            self.avail.append(own_avail)
+        actions, log_probs, entropies = zip(*drawn)
+        policies = self.hasac.policies
+        return policies.join(actions), policies.by_agent(log_probs), policies.by_agent(entropies)
 
     def _evaluate_critics(self, state: Tensor, joint: Tensor, *, target: bool = False) -> Tensor:
-        self.critics.observe(torch.cat([state, joint], dim=-1).expand(2, -1, -1))
+        self.critics.observe_together(state, joint)
         return self.critics.forward(net=self.hasac.target_critic.net if target else None).squeeze(-1)
-
-    def _policies(self, obs: Tensor, avail: Tensor) -> list[MaskedCategorical | SquashedGaussian]:
-        """All groups' policies; the passes keep what their gradients need."""
-        result = []
-        for index, (group, actors) in enumerate(zip(self.task.groups, self.actors)):
-            own_obs, own_avail = self.hasac.policies.group_inputs(index, obs, avail)
-            actors.observe(own_obs)
-            result.append(distribution(self.task.agents[group[0]].action, actors.forward(), own_avail))
-        return result
 
     # ---------------------------------------------------------------- actors
 
@@ -112,61 +227,58 @@ class FastUpdate:
         self.batch, self.noise = batch, noise
         self.weight = hasac.alive_weight(batch.avail)
         self.alphas = hasac.temperatures.values()
-        self.policies = self._policies(batch.obs, batch.avail)
-        samples = [policy.rsample(own) for policy, own in zip(self.policies, noise.joint)]
-        self.joint.copy_(hasac.policies.join([action for action, _ in samples]))
-        self.log_probs = hasac.policies.by_agent([log_prob for _, log_prob in samples])
-        self.entropy.copy_(
-            hasac.policies.by_agent(
-                [
-                    policy.entropy() if isinstance(policy, MaskedCategorical) else -log_prob
-                    for policy, (_, log_prob) in zip(self.policies, samples)
-                ]
-            )
-        )
-        weight, bias = hasac.critic.net.stacks[0], hasac.critic.net.stacks[1]
-        seen = torch.cat([batch.state, self.joint], dim=-1).expand(2, -1, -1)
-        product(seen, weight, self.first, bias)
+        joint, log_probs, entropy = self._draw_all(batch.obs, batch.avail, noise.joint)
+        self.joint.copy_(joint)
+        self.log_probs.copy_(log_probs)
+        self.entropy.copy_(entropy)
+        layer = self.critics.layers()[0]
+        self.critics.observe_together(batch.state, joint)
+        product(layer.seen, layer.extended, self.first)
 
     def update_actor(self, agent: int, *, resample: bool) -> None:
         """One step of one policy, and its new sample for the agents behind it."""
         hasac, (group, slot) = self.hasac, self.hasac.policies.place[agent]
         actors, (net, member) = self.actors[group], hasac.policies.member(agent)
-        own_noise = hasac.policies.own(self.noise.joint, agent)
-        shared = hasac.policies.share_param
+        shared, own = hasac.policies.share_param, self.task.own_blocks[agent]
         if shared:  # another agent's turn may have changed the common weights, and with them the own sample
-            first = self.joint[:, self.task.own_blocks[agent]].clone()
-            policy = self._policy(agent)
-            action, log_prob = policy.rsample(own_noise)
+            first = self.joint[:, own].clone()
+            action, log_prob, entropy = self.draw[group](
+                actors.forward(slot), self.avail[group][slot], self.noise.joint[group][slot]
+            )
             self._replace(agent, action)
-            self.log_probs[agent] = log_prob
-            self.entropy[agent] = policy.entropy() if isinstance(policy, MaskedCategorical) else -log_prob
-        else:
-            policy = self.policies[group].member(slot)
-        gradient = self._objective_gradient(agent, policy, own_noise)
-        actors.backward(gradient * -self.weight[agent][:, None], slot)
-        self.metrics[self.names.place("grad_norm").start + agent] = hasac.clip(net.grads[member])
+            self.log_probs[agent], self.entropy[agent] = log_prob, entropy
+        actors.backward(self._slope_of_loss(agent, actors.output[slot]), slot)
+        self.grad_norms[agent] = hasac.clip(net.grads[member])
         hasac.actor_optimizers[hasac.policies.network(agent)].step()
         if shared and not resample:
             self._replace(agent, first)
         elif resample:
-            self._replace(agent, self._policy(agent).sample(hasac.policies.own(self.noise.updated, agent)))
+            noise = self.noise.updated[group][slot]
+            self._replace(agent, self.draw_again[group](actors.forward(slot), self.avail[group][slot], noise))
 
     def finish(self) -> None:
-        """The temperatures, the target networks, and the rest of the metrics."""
-        hasac, metrics, place = self.hasac, self.metrics, self.names.place
-        metrics[place("alpha")] = self.alphas
-        metrics[place("entropy")] = (self.weight * self.entropy).sum(-1)
-        metrics[place("actor_loss")] = -(self.weight * self.value).sum(-1)
+        """The temperatures, the target networks, and the agents' metrics."""
+        hasac, names = self.hasac, self.names
+        self.metrics[names.place("actor_loss").start : names.place("alpha").stop] = self.agents_metrics(
+            self.weight, self.entropy, self.value, self.alphas
+        )
         hasac.temperatures.update(self.entropy, self.batch.avail, self.weight)
         hasac.target_critic.polyak_from(hasac.critic, self.config.polyak)
 
-    def _policy(self, agent: int) -> MaskedCategorical | SquashedGaussian:
-        """The agent's policy with its present weights."""
+    def _slope_of_loss(self, agent: int, output: Tensor) -> Tensor:
+        """Gradient of the agent's loss with respect to its network's output ``(batch, out)``; notes the objective."""
         group, slot = self.hasac.policies.place[agent]
-        space = self.task.agents[agent].action
-        avail = self.batch.avail[agent][..., : space.avail_dim]
-        return distribution(space, self.actors[group].forward(slot), avail)
+        policy = (output, self.avail[group][slot])
+        scale, alpha, weight = self.hasac.value_norm.scale, self.alphas[agent], self.weight[agent]
+        space, own = self.task.agents[agent].action, self.task.own_blocks[agent]
+        if self.config.actor_gradient == "exact" and isinstance(space, Categorical):
+            q = self._own_action_values(agent)
+            slope, self.value[agent] = self.exact_gradient[group](*policy, q, scale, alpha, weight)
+            return slope
+        q, slope = self._smaller_critic(own)
+        torch.sub(q, alpha * self.log_probs[agent], out=self.value[agent])
+        noise, action = self.noise.joint[group][slot], self.joint[:, own]
+        return self.sampled_gradient[group](*policy, noise, action, slope, scale, alpha, weight)
 
     def _replace(self, agent: int, action: Tensor) -> None:
         """Put the agent's encoded action into the joint action and the critics' first layer."""
@@ -174,72 +286,61 @@ class FastUpdate:
         change = action - self.joint[:, own]
         self.joint[:, own] = action
         weight = self._action_weight(own)
-        if self.first.device.type == "cpu":
-            for first, each in zip(self.first, weight):
-                first.addmm_(change, each)
-        else:
-            self.first.baddbmm_(change.expand(2, -1, -1), weight)
+        product(change.expand(2, -1, -1), weight, self.first, add=True)
 
     def _action_weight(self, place: slice) -> Tensor:
         """Rows of the critics' first layer that belong to a part of the joint action, ``(2, size, hidden)``."""
         start = self.task.state_dim
         return self.hasac.critic.net.stacks[0][:, start + place.start : start + place.stop]
 
-    def _objective_gradient(self, agent: int, policy: MaskedCategorical | SquashedGaussian, noise: Tensor) -> Tensor:
-        """Gradient of the agent's objective in each row with respect to its network's output; notes its value."""
-        alpha, norm = self.alphas[agent], self.hasac.value_norm
-        if self.exact and isinstance(policy, MaskedCategorical):
-            q = norm.denormalize(self._own_action_values(agent))
-            torch.sum(policy.log_probs.exp() * (q - alpha * policy.log_probs), -1, out=self.value[agent])
-            return policy.exact_gradient(q, alpha)
-        own = self.task.own_blocks[agent]
-        q, slope = self._smaller_critic(own)
-        torch.sub(norm.denormalize(q), alpha * self.log_probs[agent], out=self.value[agent])
-        return policy.sampled_gradient(noise, self.joint[:, own], slope * norm.std, alpha)
+    # ---------------------------------------------------------------- what the critics tell an actor
 
     def _smaller_critic(self, own: slice) -> tuple[Tensor, Tensor]:
-        """min_j Q_j at the joint action ``(batch,)`` and its slope with respect to one agent's part of it."""
-        q = self.critics.forward_from(self.first).squeeze(-1)
-        smaller = q[0] <= q[1]
+        """min_j Q_j at the joint action in reward units ``(batch,)``, and its normalised slope in one agent's part."""
         weight = self._action_weight(own)
-        if self.first.device.type == "cpu":
+        if self.device.type == "cpu":
+            q = self.critics.forward_from(self.first).squeeze(-1)
+            smaller = q[0] <= q[1]
             slope = torch.empty(self.rows, own.stop - own.start)
             for j, rows in enumerate((smaller.nonzero().squeeze(1), (~smaller).nonzero().squeeze(1))):
                 slope[rows] = self._slope_of_first_in(rows, j) @ weight[j].t()
-            return torch.minimum(q[0], q[1]), slope
-        chosen = torch.stack([smaller, ~smaller]).to(q.dtype)
-        slopes = self.critics.slope_of_first(chosen[..., None], first=self.first)
-        return torch.minimum(q[0], q[1]), torch.bmm(slopes, weight.transpose(1, 2)).sum(0)
+            return self.hasac.value_norm.denormalize(torch.minimum(q[0], q[1])), slope
+        layers = self.critics.layers()
+        pre = self.critics.forward_from(self.first, skip=1)
+        q, slope = self.smaller_twin(pre, layers[-1].extended, self.hasac.value_norm.scale)
+        for k in range(len(layers) - 2, 0, -1):
+            slope = product(slope, layers[k].weight.transpose(1, 2), layers[k - 1].slope)
+            deactivate(self.critics.activation, slope, self.first if k == 1 else layers[k - 1].pre, layers[k].post)
+        return q, torch.bmm(slope, weight.transpose(1, 2)).sum(0)
 
     def _slope_of_first_in(self, rows: Tensor, j: int) -> Tensor:
         """dQ_j / d(output of critic j's first layer) in some rows, ``(len(rows), hidden)``."""
-        critics = self.critics
-        layers = critics.net.layers(critics.parts(critics.net.stacks, j))
-        slope = layers[-1][0].t().repeat(len(rows), 1)
+        layers = self.critics.layers(j)
+        slope = layers[-1].weight.t().repeat(len(rows), 1)
         for k in range(len(layers) - 1, 0, -1):
             if k < len(layers) - 1:
-                slope = slope @ layers[k][0].t()
-            pre = self.first[j] if k == 1 else critics.pre[k - 1][j]
-            post = critics.post[k][j].index_select(0, rows)
-            seen = pre.index_select(0, rows) if critics.net.activation_name == "silu" else post
-            deactivate(critics.net.activation_name, slope, seen, post)
+                slope = slope @ layers[k].weight.t()
+            post = layers[k].post.index_select(0, rows)
+            seen = post
+            if self.critics.activation == "silu":
+                seen = (self.first[j] if k == 1 else layers[k - 1].pre).index_select(0, rows)
+            deactivate(self.critics.activation, slope, seen, post)
         return slope
 
     def _own_action_values(self, agent: int) -> Tensor:
-        """min_j Q_j of each choice of one agent, ``(batch, encoded_dim)``; as ``TwinCritic.own_action_values``."""
+        """Normalised Q_j of each choice of one agent, ``(2, batch, encoded_dim)``."""
         own, space = self.task.own_blocks[agent], self.task.agents[agent].action
         assert isinstance(space, Categorical)
-        columns = []
+        parts = []
         for factor in space.factors():
             place = slice(own.start + factor.start, own.start + factor.stop)
             weight = self._action_weight(place)
-            others = self.first - torch.matmul(self.joint[:, place], weight)
-            if self.first.device.type == "cpu":  # choice by choice: what is being worked on stays in the cache
+            others = product(self.joint[:, place].expand(2, -1, -1), -weight, self.first.clone(), add=True)
+            if self.device.type == "cpu":  # choice by choice: what is being worked on stays in the cache
                 for choice in range(place.stop - place.start):
-                    torch.add(others, weight[:, choice, None], out=self.critics.pre[0])
-                    q = self.critics.forward_from(self.critics.pre[0]).squeeze(-1)
-                    columns.append(torch.minimum(q[0], q[1])[:, None])
+                    pre = torch.add(others, weight[:, choice, None], out=self.critics.pre[0])
+                    parts.append(self.critics.forward_from(pre).clone())
             else:
                 rows = (others[:, :, None] + weight[:, None]).flatten(1, 2)
-                columns.append(self.hasac.critic.head(rows).amin(0).unflatten(0, (self.rows, -1)))
-        return torch.cat(columns, dim=-1)
+                parts.append(self.hasac.critic.head(rows).unflatten(1, (self.rows, -1)))
+        return torch.cat(parts, dim=-1)

@@ -213,7 +213,8 @@ class Hasac:
 
     def draw_noise(self, rows: int) -> UpdateNoise:
         """Fresh noise for a batch of ``rows`` transitions."""
-        return UpdateNoise(*(self.policies.noise(rows, self.generator) for _ in range(3)))
+        everything = self.policies.noise(rows, self.generator, samples=3)
+        return UpdateNoise(*([group[sample] for group in everything] for sample in range(3)))
 
     def draw_order(self) -> list[int]:
         """A random permutation of the agents, or 0…n-1 with ``fixed_order``."""
@@ -243,7 +244,8 @@ class Hasac:
 
     def clip(self, grads: Tensor) -> Tensor:
         """Scale a network's gradient to at most ``grad_norm_clip``, in place; returns its norm before."""
-        norm = torch.linalg.vector_norm(grads)
+        flat = grads.view(-1)
+        norm = torch.dot(flat, flat).sqrt()
         if self.config.grad_norm_clip is not None:
             grads.mul_((self.config.grad_norm_clip / (norm + 1e-6)).clamp_max(1.0))
         return norm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from copy import copy
 from typing import Protocol
 
 import torch
@@ -18,6 +17,8 @@ UNAVAILABLE = -1e9
 LOG_STD_RANGE = (-20.0, 2.0)
 # An action nearer to a bound than this, on the [-1, 1] scale, is indistinguishable from it in float32.
 EDGE = 1e-6
+# Uniform noise below this is not drawn, so that its Gumbel transform stays finite.
+TINY = 1e-8
 
 
 class Distribution(Protocol):
@@ -26,9 +27,6 @@ class Distribution(Protocol):
     Samples are functions of noise ``(…, encoded_dim)`` that :func:`draw_noise` makes, so that two implementations can
     be given the same.
     """
-
-    def member(self, index: int) -> Distribution:
-        """One entry of the first batch dimension."""
 
     def sample(self, noise: Tensor) -> Tensor:
         """Encoded action ``(…, encoded_dim)``, without gradient."""
@@ -61,12 +59,6 @@ class MaskedCategorical:
         if len(self.factors) == 1:
             return function(values)
         return torch.cat([function(values[..., factor]) for factor in self.factors], dim=-1)
-
-    def member(self, index: int) -> MaskedCategorical:
-        """See :class:`Distribution`."""
-        one = copy(self)
-        one.log_probs = self.log_probs[index]
-        return one
 
     def sample(self, noise: Tensor) -> Tensor:
         """By the Gumbel-max trick; an unavailable choice is never drawn."""
@@ -133,12 +125,6 @@ class SquashedGaussian:
         self.mean, self.unclamped = output.chunk(2, dim=-1)
         self.log_std = self.unclamped.clamp(*LOG_STD_RANGE)
 
-    def member(self, index: int) -> SquashedGaussian:
-        """See :class:`Distribution`."""
-        one = copy(self)
-        one.mean, one.unclamped, one.log_std = self.mean[index], self.unclamped[index], self.log_std[index]
-        return one
-
     def sample(self, noise: Tensor) -> Tensor:
         """Without gradient."""
         with torch.no_grad():
@@ -189,7 +175,7 @@ def draw_noise(space: ActionSpace, shape: tuple[int, ...], device: torch.device,
     noise = torch.empty(*shape, space.encoded_dim, device=device)
     if isinstance(space, Box):
         return noise.normal_(generator=generator)
-    return noise.exponential_(generator=generator).log_().neg_()
+    return noise.uniform_(TINY, 1.0, generator=generator).log_().neg_().log_().neg_()
 
 
 def output_dim(space: ActionSpace) -> int:

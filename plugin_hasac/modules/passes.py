@@ -6,28 +6,31 @@ as the arithmetic. These passes write into fixed buffers, which also lets a CUDA
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from plugin_hasac.modules.fusion import fused
 from plugin_hasac.modules.stacked import StackedMLP
 
 aten = torch.ops.aten
-Slot = int | slice
-ALL = slice(None)
+Slot = int | None  # None: all slots
+EPSILON = 1e-5  # of LayerNorm
 
 
-def product(a: Tensor, b: Tensor, out: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``a @ b + bias`` into ``out``, for matrices or stacks of them."""
+def product(a: Tensor, b: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
+    """``a @ b`` into ``out``, for matrices or stacks of them; with ``add`` on top of what it holds."""
     if out.dim() == 3 and out.device.type == "cpu":  # batched products are several times slower there
-        for index in range(len(out)):
-            product(a[index], b[index], out[index], None if bias is None else bias[index])
-    elif bias is None:
-        (torch.mm if out.dim() == 2 else torch.bmm)(a, b, out=out)
+        for each in zip(a, b, out):
+            product(*each, add=add)
+    elif add:
+        (out.addmm_ if out.dim() == 2 else out.baddbmm_)(a, b)
     else:
-        (torch.addmm if out.dim() == 2 else torch.baddbmm)(bias, a, b, out=out)
+        (torch.mm if out.dim() == 2 else torch.bmm)(a, b, out=out)
     return out
 
 
@@ -51,6 +54,51 @@ def deactivate(name: str, slope: Tensor, pre: Tensor, post: Tensor) -> None:
         aten.silu_backward.grad_input(slope, pre, grad_input=slope)
 
 
+def norm_gradients(inner: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the first layer (weight and bias) and of LayerNorm's scale and shift, without its input's slope.
+
+    With x the normalised input, the layer sees ``x * scale + shift``. From ``x^T slope`` follow the weight's gradient
+    ``scale^T * x^T slope + shift^T bias_grad``, and by exchanging sums those of scale and shift.
+
+    Args:
+        inner: ``(…, in + 1, out)``: ``x^T slope``, and below it the sum of the slopes, which is the bias's gradient.
+        weight: of the layer, ``(…, in, out)``.
+        scale: ``(…, 1, in)``.
+        shift: ``(…, 1, in)``.
+    """
+    inner, bias_grad = inner[..., :-1, :], inner[..., -1:, :]
+    weight_grad = scale.transpose(-1, -2) * inner + shift.transpose(-1, -2) * bias_grad
+    first = torch.cat([weight_grad, bias_grad], dim=-2)
+    return first, (weight * inner).sum(-1).unsqueeze(-2), (weight * bias_grad).sum(-1).unsqueeze(-2)
+
+
+def normalize(x: Tensor) -> Tensor:
+    """LayerNorm over the last dimension, without scale and shift."""
+    return F.layer_norm(x, x.shape[-1:], eps=EPSILON)
+
+
+class Layer(NamedTuple):
+    """One linear layer of one slot, or of all: views of weights, gradients and buffers.
+
+    Attributes:
+        weight: ``(…, in, out)``.
+        extended: weight with the bias as its last row, ``(…, in + 1, out)``.
+        extended_grad: where the gradient of both goes.
+        seen: its input with a 1 behind, ``(…, rows, in + 1)``.
+        post: its input alone: the activation of the layer before.
+        pre: its output.
+        slope: gradient with respect to its output.
+    """
+
+    weight: Tensor
+    extended: Tensor
+    extended_grad: Tensor
+    seen: Tensor
+    post: Tensor
+    pre: Tensor
+    slope: Tensor
+
+
 class MLPPass:
     """Evaluations of a :class:`StackedMLP` in several slots, kept for their gradients.
 
@@ -58,88 +106,113 @@ class MLPPass:
         net: the networks.
         slots: number of evaluations side by side. Slot k is member k's, or everybody's if there is one member only.
         rows: batch size.
-
-    Attributes:
-        post: input of each linear layer, ``(slots, rows, size)``.
-        pre: output of each linear layer; the last one is the network's.
-        slopes: gradients with respect to ``pre``.
+        shared_input: all slots see the same.
     """
 
-    def __init__(self, net: StackedMLP, slots: int, rows: int) -> None:
+    def __init__(self, net: StackedMLP, slots: int, rows: int, *, shared_input: bool = False) -> None:
         self.net, self.slots = net, slots
+        self.activation = net.activation_name
+        device = net.flat.device
 
-        def buffers(sizes: Sequence[int]) -> list[Tensor]:
-            return [torch.empty(slots, rows, size, device=net.flat.device) for size in sizes]
+        def with_one(count: int, size: int) -> Tensor:
+            stride = -(-(size + 1) // 4) * 4  # rows begin at multiples of 16 bytes
+            return torch.ones(count, rows, stride, device=device)[..., : size + 1].expand(slots, -1, -1)
 
-        self.post, self.slopes = buffers(net.sizes[:-1]), buffers(net.sizes[1:])
-        # Only silu's derivative needs what the activation saw; the others overwrite it.
-        hidden = buffers(net.sizes[1:-1]) if net.activation_name == "silu" else self.post[1:]
-        self.pre = [*hidden, *buffers(net.sizes[-1:])]
-        self.seen = self.post[0]
+        self.seen = [with_one(1 if shared_input and k == 0 else slots, size) for k, size in enumerate(net.sizes[:-1])]
+        self.pre = [torch.empty(slots, rows, size, device=device) for size in net.sizes[1:]]
+        self.slopes = [torch.empty_like(pre) for pre in self.pre]
+        if net.normalize_input:  # the input before LayerNorm's scale and shift
+            self.normalized = with_one(slots, net.sizes[0])
+        self._normalize = fused(normalize, device)
+        self._norm_gradients = fused(norm_gradients, device)
+        # On a GPU, weights' gradients are computed beside the slopes of the layers below.
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._layers: dict[tuple[int, Slot], list[Layer]] = {}
 
     @property
     def output(self) -> Tensor:
         """``(slots, rows, out)``."""
         return self.pre[-1]
 
-    def parts(self, stacks: Sequence[Tensor], slot: Slot) -> list[Tensor]:
-        """The weights that a slot uses, or all slots."""
-        if isinstance(slot, int):
-            return [stack[slot if len(stack) > 1 else 0] for stack in stacks]
-        return [stack.expand(self.slots, -1, -1) for stack in stacks]
+    def layers(self, slot: Slot = None, net: StackedMLP | None = None) -> list[Layer]:
+        """The layers of a slot or all, with the weights of another network of the same shape if given."""
+        net = net or self.net
+        key = (id(net), slot)
+        if key not in self._layers:
+            pick = partial(self._pick, slot)
+            weights = [pick(weight) for weight, _ in net.layers(net.stacks)]
+            extended, grads = map(pick, net.extended(net.flat)), map(pick, net.extended(net.grads))
+            seen = [pick(buffer) for buffer in self.seen]
+            posts = [buffer[..., :-1] for buffer in seen]
+            buffers = map(pick, self.pre), map(pick, self.slopes)
+            self._layers[key] = [Layer(*each) for each in zip(weights, extended, grads, seen, posts, *buffers)]
+        return self._layers[key]
+
+    def _pick(self, slot: Slot, stack: Tensor) -> Tensor:
+        if slot is None:
+            return stack.expand(self.slots, -1, -1)
+        return stack[slot if len(stack) > 1 else 0]
 
     def observe(self, x: Tensor) -> None:
         """Take in the inputs of all slots, ``(slots, rows, in)``."""
-        self.seen = F.layer_norm(x, x.shape[-1:]) if self.net.normalize_input else x
-
-    def forward(self, slot: Slot = ALL, net: StackedMLP | None = None) -> Tensor:
-        """Evaluate one slot or all on what was observed; with another network's weights if given."""
-        parts = self.parts((net or self.net).stacks, slot)
         if self.net.normalize_input:
-            torch.addcmul(parts[1], self.seen[slot], parts[0], out=self.post[0][slot])
+            self.normalized[..., :-1] = self._normalize(x)
         else:
-            self.post[0] = self.seen
-        weight, bias = self.net.layers(parts)[0]
-        first = product(self.post[0][slot], weight, self.pre[0][slot], bias)
-        return self.forward_from(first, slot, net)
+            self.seen[0][..., :-1] = x
 
-    def forward_from(self, first: Tensor, slot: Slot = ALL, net: StackedMLP | None = None) -> Tensor:
-        """Everything after the first linear layer, whose output is given (and overwritten only if it is ``pre[0]``)."""
-        layers = self.net.layers(self.parts((net or self.net).stacks, slot))
-        seen = first
-        for k, (weight, bias) in enumerate(layers[1:], start=1):
-            activate(self.net.activation_name, seen, self.post[k][slot])
-            seen = product(self.post[k][slot], weight, self.pre[k][slot], bias)
-        return seen
+    def observe_together(self, first: Tensor, second: Tensor) -> None:
+        """Take in one input for all slots, given in two pieces ``(rows, size)``."""
+        seen = self.seen[0][0]
+        seen[:, : first.shape[1]] = first
+        seen[:, first.shape[1] : -1] = second
 
-    def slope_of_first(self, slope: Tensor, slot: Slot = ALL, first: Tensor | None = None) -> Tensor:
-        """Gradient with respect to the first linear layer's output from that of the network's output.
-
-        Args:
-            slope: ``(…, rows, out)``.
-            slot: which.
-            first: the first layer's output, if it was given to :meth:`forward_from`.
-        """
-        layers = self.net.layers(self.parts(self.net.stacks, slot))
-        for k in range(len(layers) - 1, 0, -1):
-            pre = self.pre[k - 1][slot] if k > 1 or first is None else first
-            slope = product(slope, layers[k][0].transpose(-1, -2), self.slopes[k - 1][slot])
-            deactivate(self.net.activation_name, slope, pre, self.post[k][slot])
-        return slope
-
-    def backward(self, slope: Tensor, slot: Slot = ALL) -> None:
-        """Write the gradient of every weight into the network's ``grads``, given that of the output."""
-        parts = self.parts(self.net.stacks, slot)
-        grads = [grad[slot if self.net.count > 1 else 0] for grad in self.net.grad_stacks]
-        layers, grad_layers = self.net.layers(parts), self.net.layers(grads)
-        for k in range(len(layers) - 1, -1, -1):
-            grad_weight, grad_bias = grad_layers[k]
-            product(self.post[k][slot].transpose(-1, -2), slope, grad_weight)
-            torch.sum(slope, -2, keepdim=True, out=grad_bias)
-            if k > 0:
-                slope = product(slope, layers[k][0].transpose(-1, -2), self.slopes[k - 1][slot])
-                deactivate(self.net.activation_name, slope, self.pre[k - 1][slot], self.post[k][slot])
+    def forward(self, slot: Slot = None, net: StackedMLP | None = None) -> Tensor:
+        """Evaluate one slot or all on what was observed; with another network's weights if given."""
+        first = self.layers(slot, net)[0]
         if self.net.normalize_input:
-            back = slope @ layers[0][0].transpose(-1, -2)
-            torch.sum(back * self.seen[slot], -2, keepdim=True, out=grads[0])
-            torch.sum(back, -2, keepdim=True, out=grads[1])
+            scale, shift = (self._pick(slot, stack) for stack in (net or self.net).stacks[:2])
+            torch.addcmul(shift, self._pick(slot, self.normalized)[..., :-1], scale, out=first.post)
+        return self.forward_from(product(first.seen, first.extended, first.pre), slot, net)
+
+    def forward_from(self, pre: Tensor, slot: Slot = None, net: StackedMLP | None = None, skip: int = 0) -> Tensor:
+        """Everything after the first linear layer, given its output ``pre``, but for the last ``skip`` layers.
+
+        Returns:
+            The output of the last linear layer that was evaluated.
+        """
+        layers = self.layers(slot, net)
+        for layer in layers[1 : len(layers) - skip]:
+            activate(self.activation, pre, layer.post)
+            pre = product(layer.seen, layer.extended, layer.pre)
+        return pre
+
+    def backward(self, slope: Tensor, slot: Slot = None) -> None:
+        """Write the gradient of every weight into the network's ``grads``, given that of the output."""
+        layers = self.layers(slot)
+        for k in range(len(layers) - 1, -1, -1):
+            with self._beside():
+                self._weight_gradients(k, slope, slot)
+            if k > 0:
+                layer, below = layers[k], layers[k - 1]
+                slope = product(slope, layer.weight.transpose(-1, -2), below.slope)
+                deactivate(self.activation, slope, below.pre, layer.post)
+        if self._side is not None:
+            torch.cuda.current_stream().wait_stream(self._side)
+
+    def _weight_gradients(self, k: int, slope: Tensor, slot: Slot) -> None:
+        layer = self.layers(slot)[k]
+        if k > 0 or not self.net.normalize_input:
+            product(layer.seen.transpose(-1, -2), slope, layer.extended_grad)
+            return
+        scale, shift = (self._pick(slot, stack) for stack in self.net.stacks[:2])
+        inner = self._pick(slot, self.normalized).transpose(-1, -2) @ slope
+        gradients = self._norm_gradients(inner, layer.weight, scale, shift)
+        where = [layer.extended_grad, *(self._pick(slot, stack) for stack in self.net.grad_stacks[:2])]
+        for grad, value in zip(where, gradients):
+            grad.copy_(value)
+
+    def _beside(self) -> AbstractContextManager[object]:
+        if self._side is None:
+            return nullcontext()
+        self._side.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(self._side)

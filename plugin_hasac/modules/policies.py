@@ -49,6 +49,7 @@ class Policies:
         self.device = device
         self.agent_ids = torch.eye(task.n_agents, device=device)
         self.nets: list[StackedMLP] = []
+        self.members = [torch.tensor(group, device=device) for group in task.groups]
         self.place = {agent: (g, m) for g, group in enumerate(task.groups) for m, agent in enumerate(group)}
         for group in task.groups:
             spec = task.agents[group[0]]
@@ -85,12 +86,13 @@ class Policies:
         net, member = self.member(agent)
         return net.optimized(slice(member, member + 1))
 
-    def noise(self, rows: int, generator: torch.Generator) -> JointNoise:
-        """Fresh noise for one sample of everybody's action in each of ``rows`` rows."""
-        return [
-            draw_noise(self.task.agents[group[0]].action, (len(group), rows), self.device, generator)
-            for group in self.task.groups
-        ]
+    def noise(self, rows: int, generator: torch.Generator, samples: int | None = None) -> JointNoise:
+        """Fresh noise for a sample of everybody's action in each of ``rows`` rows; for several with them in front."""
+        result = []
+        for group in self.task.groups:
+            shape = (len(group), rows) if samples is None else (samples, len(group), rows)
+            result.append(draw_noise(self.task.agents[group[0]].action, shape, self.device, generator))
+        return result
 
     def own(self, noise: JointNoise, agent: int) -> Tensor:
         """One agent's part, ``(batch, encoded_dim)``."""
@@ -121,12 +123,12 @@ class Policies:
 
     def group_inputs(self, group: int, obs: Tensor, avail: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs and masks of a group's networks, ``(members, batch, …)``, from those of all agents."""
-        members = self.task.groups[group]
-        spec, everyone = self.task.agents[members[0]], len(members) == self.task.n_agents
-        own_obs = (obs if everyone else obs[list(members)])[..., : spec.obs_dim]
-        own_avail = (avail if everyone else avail[list(members)])[..., : spec.action.avail_dim]
+        members, spec = self.members[group], self.task.agents[self.task.groups[group][0]]
+        everyone = len(self.members) == 1
+        own_obs = (obs if everyone else obs[members])[..., : spec.obs_dim]
+        own_avail = (avail if everyone else avail[members])[..., : spec.action.avail_dim]
         if self.share_param:
-            ids = self.agent_ids[list(members), None].expand(-1, obs.shape[1], -1)
+            ids = self.agent_ids[members][:, None].expand(-1, obs.shape[1], -1)
             own_obs = torch.cat([own_obs, ids], dim=-1)
         return own_obs, own_avail
 
@@ -167,17 +169,17 @@ class Policies:
             return self.task.agents[0].action.decode(chosen[0])
         shape = (self.task.n_agents, obs.shape[1], self.task.action_width)
         actions = torch.zeros(shape, dtype=torch.int64 if self.task.is_discrete else torch.float32, device=obs.device)
-        for group, encoded in zip(self.task.groups, chosen):
+        for group, members, encoded in zip(self.task.groups, self.members, chosen):
             space = self.task.agents[group[0]].action
-            actions[list(group), :, : space.width] = space.decode(encoded).to(actions.dtype)
+            actions[members, :, : space.width] = space.decode(encoded).to(actions.dtype)
         return actions
 
     def encode(self, actions: Tensor) -> Tensor:
         """Actions ``(n_agents, batch, action_width)`` to the critics' input ``(batch, joint_action_dim)``."""
         encoded = []
-        for group in self.task.groups:
-            space, everyone = self.task.agents[group[0]].action, len(group) == self.task.n_agents
-            own = (actions if everyone else actions[list(group)])[..., : space.width]
+        for group, members in zip(self.task.groups, self.members):
+            space = self.task.agents[group[0]].action
+            own = (actions if len(self.members) == 1 else actions[members])[..., : space.width]
             encoded.append(space.encode(own))
         return self.join(encoded)
 
@@ -193,8 +195,8 @@ class Policies:
         if len(values) == 1:
             return values[0]
         joined = values[0].new_empty(self.task.n_agents, *values[0].shape[1:])
-        for group, own in zip(self.task.groups, values):
-            joined[list(group)] = own
+        for members, own in zip(self.members, values):
+            joined[members] = own
         return joined
 
     def state_dict(self) -> list[dict[str, Tensor]]:

@@ -76,6 +76,16 @@ class StackedMLP:
         self.stacks = self.unpack(self.flat)
         self.grad_stacks = self.unpack(self.grads)
 
+    def extended(self, flat: Tensor) -> list[Tensor]:
+        """Views ``(…, in + 1, out)`` of each layer's weight and, as the last row, its bias, which lies behind it.
+
+        With a 1 behind its input, a layer is one matrix product with this, and so is the gradient of both.
+        """
+        start = 2 * self.sizes[0] if self.normalize_input else 0
+        shapes = [(fan_in + 1, fan_out) for fan_in, fan_out in pairwise(self.sizes)]
+        parts = flat[..., start:].split([rows * columns for rows, columns in shapes], dim=-1)
+        return [part.unflatten(-1, shape) for part, shape in zip(parts, shapes)]
+
     def unpack(self, flat: Tensor) -> list[Tensor]:
         """Views of weights ``(…, n_parameters)``: LayerNorm's scale and shift, then weight and bias of each layer.
 
