@@ -92,10 +92,14 @@ class GraphUpdater(FastUpdater):
                 super().step()
             torch.cuda.current_stream().wait_stream(self.stream)
             return
+        if self.replay.device != self.hasac.device:
+            batch = self._sample()
+            if self.batch is None:
+                self.batch = batch
+            else:
+                self.batch.copy_from(batch)
         if not self.graphs:
             self._capture_all()
-        if self.batch is not None:
-            self.batch.copy_from(self._sample())
         order = self.hasac.draw_order()
         self.graphs["begin"].replay()
         for agent in order[:-1]:
@@ -108,8 +112,6 @@ class GraphUpdater(FastUpdater):
     def _capture_all(self) -> None:
         update, config = self.update, self.config
         rows = config.replay_batch_size
-        if self.replay.device != self.hasac.device:
-            self.batch = self._sample()
 
         def begin() -> None:
             batch = self.batch or self.replay.draw(rows, config.n_step, config.gamma)
