@@ -111,11 +111,17 @@ class Checkout(Host):
         self.module("learners").REGISTRY["hasac_learner"] = HasacLearner
         envs = self.module("envs").REGISTRY
         for name, env in OUR_ENVS.items():
-            envs.setdefault(name, self.for_host(env))
+            if name not in envs:
+                envs[name] = self.for_host(env)
+                self.added_envs().add(name)
         for name, factory in FACTORIES.items():
             if name not in self.lazy_envs:
                 envs.setdefault(name, factory)
         compat.finish_sacred_records([self.module(name) for name in self.exits])
+
+    def added_envs(self) -> set[str]:
+        """Names of those of our envs that the host has no env of its own for, once registered."""
+        return vars(self.module("envs")).setdefault("hasac_envs", set())
 
     def launch(self, params: list[str], observer: Observer | None) -> None:
         """Run the host's ``src/main.py`` as the main program. Results land where it puts them, in the checkout."""
@@ -163,9 +169,9 @@ class CheckoutBridge:
             raise UserError(
                 "common_reward: False gives every agent a reward of its own; HASAC is cooperative: use True."
             )
-        return partial(
-            _build_env, type(self.host), self.host.path, args.env, self.host.env_args(args), proper_time_limits
-        )
+        ours = args.env in self.host.added_envs()
+        env_args = self.host.env_args(args)
+        return partial(_build_env, type(self.host), self.host.path, args.env, env_args, ours, proper_time_limits)
 
     def run_result(self, episode_batch: Any, returns: list[float]) -> Any:
         """The loop inserts the batch into its buffer."""
@@ -178,11 +184,17 @@ class CheckoutBridge:
 
 
 def _build_env(
-    family: type[Checkout], path: Path, name: str, env_args: dict[str, Any], proper_time_limits: bool, seed: int
+    family: type[Checkout],
+    path: Path,
+    name: str,
+    env_args: dict[str, Any],
+    ours: bool,
+    proper_time_limits: bool,
+    seed: int,
 ) -> StepEnv:
     host = family(path)
     own = {**env_args, "seed": seed}
-    if name in OUR_ENVS:
+    if ours:
         return HostEnv(name, OUR_ENVS[name](**own), proper_time_limits)
     host.module("envs")  # some set SC2PATH
     if name in STARCRAFT:
