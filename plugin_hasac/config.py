@@ -138,9 +138,15 @@ class HasacConfig:
     # Machine
     env_workers: int = option(0, _integer(0), "processes that step the envs; 0: in the main process")
     cpu_threads: int | None = option(
-        None, _optional(_integer(1), None), "threads of the tensor arithmetic; null: as the host sets them"
+        None,
+        _optional(_integer(1), None),
+        "threads of the tensor arithmetic on the CPU; null: as the host sets them, or 1 if a GPU does the learning",
     )
-
+    overlap: bool = option(
+        False,
+        _flag(),
+        "on a GPU: step the envs while updates run, with the policies from before these updates; off: in turns",
+    )
     matmul_precision: str = option(
         "highest",
         _one_of("highest", "high", "medium"),

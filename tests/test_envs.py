@@ -113,6 +113,10 @@ def test_every_joint_obeys_exactly_one_agent(scenario: str, conf: str, agents: i
     twin = MAMuJoCo(scenario, conf, seed=5)
     twin.reset()
     assert reward == pytest.approx(twin.env.single_agent_env.step(sent)[1], rel=1e-5)
+    narrow = MAMuJoCo(scenario, conf, agent_obsk=0, seed=5)  # steps by the library's own function
+    narrow.reset()
+    assert narrow.step(actions)[0] == reward
+    np.testing.assert_array_equal(narrow.get_state(), env.get_state())
     env.close()
 
 

@@ -256,7 +256,7 @@ def test_each_agent_steps_its_own_parameters_once() -> None:
         ("climbing", 10.0, {}),
         ("climbing", 10.0, {"share_param": True, "use_feature_normalization": True}),
         ("penalty", 20.0, {}),
-        # The straight-through gradient is biased: its fixed point lies off the equilibrium, by less the higher alpha is.
+        # The straight-through gradient is biased: its fixed point is off the equilibrium, the less the higher alpha is.
         ("climbing", 40.0, {"actor_gradient": "gumbel"}),
     ],
 )

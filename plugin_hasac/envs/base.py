@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +29,8 @@ def required(module: str, env: str, packages: str) -> ModuleType:
 class PluginEnv(ABC):
     """A cooperative env. Agents may differ in observation size, action size and kind of action space.
 
-    Subclasses set the attributes in their constructor and implement the abstract methods.
+    Subclasses set the attributes in their constructor and implement the abstract methods. They draw random numbers from
+    generators of their own alone, so that an episode depends on its env's seed and on nothing else in the process.
 
     Attributes:
         name: in the registry.
@@ -83,8 +85,10 @@ class PluginEnv(ABC):
 
     def get_obs(self) -> list[np.ndarray]:
         """All observations as float32, zero-padded to the longest."""
-        size = self.get_obs_size()
-        return [np.pad(obs.astype(np.float32), (0, size - len(obs))) for obs in self.observations()]
+        padded = np.zeros((self.n_agents, self.get_obs_size()), dtype=np.float32)
+        for row, obs in zip(padded, self.observations()):
+            row[: len(obs)] = obs
+        return list(padded)
 
     def get_obs_agent(self, agent_id: int) -> np.ndarray:
         """One agent's padded observation."""
@@ -100,6 +104,10 @@ class PluginEnv(ABC):
 
     def get_avail_actions(self) -> list[list[int]]:
         """Own actions available, padding not; nothing to mask for Box. Several factors lie one after the other."""
+        return self._avail_actions
+
+    @cached_property
+    def _avail_actions(self) -> list[list[int]]:
         counts = [int(np.sum(getattr(space, "nvec", getattr(space, "n", 0)))) for space in self.action_spaces]
         return [[int(action < count) for action in range(max(counts))] for count in counts]
 

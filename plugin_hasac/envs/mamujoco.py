@@ -79,11 +79,11 @@ class MAMuJoCo(PluginEnv):
         except TypeError as error:
             raise UserError(f"env_args: MuJoCo's {scenario} does not take {robot_args}: {error}") from error
         robot = self.env.single_agent_env.action_space
+        joints = [[node.act_ids for node in part] for part in self.env.agent_action_partitions]
         # Built from the robot's own bounds: the library gives every joint those of the first.
-        self.action_spaces = [
-            Box(robot.low[joints], robot.high[joints], dtype=np.float32)
-            for joints in ([node.act_ids for node in part] for part in self.env.agent_action_partitions)
-        ]
+        self.action_spaces = [Box(robot.low[own], robot.high[own], dtype=np.float32) for own in joints]
+        self._joints = np.concatenate(joints)
+        self._low, self._high = robot.low[self._joints], robot.high[self._joints]
         self._ids = np.eye(len(self.action_spaces), dtype=np.float32)
         self.episode_limit = episode_limit
         self._seed = seed
@@ -99,24 +99,30 @@ class MAMuJoCo(PluginEnv):
 
     def reset(self, seed: int | None = None) -> tuple[list[np.ndarray], np.ndarray]:
         """Begin an episode."""
-        shown, _ = self.env.reset(seed=self._seed if seed is None else seed)
+        seed = self._seed if seed is None else seed
         self._seed, self._t = None, 0  # from now on the robot's own generator goes on
-        self._show(shown)
-        return self._observations, self.get_state()
+        if self.sees_all:
+            self._show_all(self.env.single_agent_env.reset(seed=seed)[0])
+        else:
+            self._show_own(self.env.reset(seed=seed)[0])
+        return self._observations, self._state
 
     def step(self, actions: Sequence[Any]) -> tuple[float, bool, dict[str, Any]]:
-        """See :class:`PluginEnv`; numbers of the robot's info that add up over an episode are passed on."""
-        named = {
-            agent: np.clip(action, space.low, space.high)
-            for agent, action, space in zip(self.env.possible_agents, actions, self.action_spaces)
-        }
-        shown, rewards, terminated, truncated, _ = self.env.step(named)
-        self._show(shown)
+        """See :class:`PluginEnv`; the robot's actuators are moved within their bounds."""
+        within = np.clip(np.concatenate(actions), self._low, self._high)
+        if self.sees_all:  # the library would work out everybody's own view, which takes as long as the simulation
+            whole = np.empty_like(within)
+            whole[self._joints] = within
+            shown, reward, terminated, truncated, _ = self.env.single_agent_env.step(whole)
+            self._show_all(shown)
+        else:
+            parts = np.split(within, np.cumsum([len(own) for own in actions])[:-1])
+            observations, rewards, ends, cuts, _ = self.env.step(dict(zip(self.env.possible_agents, parts)))
+            self._show_own(observations)
+            reward, terminated, truncated = (next(iter(each.values())) for each in (rewards, ends, cuts))
         self._t += 1
-        agent = self.env.possible_agents[0]
-        over = bool(terminated[agent])
-        cut_off = not over and (bool(truncated[agent]) or self._t >= self.episode_limit)
-        return float(rewards[agent]), over or cut_off, {"episode_limit": cut_off}
+        cut_off = not terminated and (bool(truncated) or self._t >= self.episode_limit)
+        return float(reward), bool(terminated) or cut_off, {"episode_limit": cut_off}
 
     def observations(self) -> list[np.ndarray]:
         """See :class:`PluginEnv`."""
@@ -124,14 +130,15 @@ class MAMuJoCo(PluginEnv):
 
     def get_state(self) -> np.ndarray:
         """The robot's observation."""
-        return np.asarray(self.env.state(), dtype=np.float32)
+        return self._state
 
-    def _show(self, shown: Mapping[str, np.ndarray]) -> None:
-        if self.sees_all:
-            state = self.get_state()
-            self._observations = [np.concatenate([state, own_id]) for own_id in self._ids]
-        else:
-            self._observations = list(shown.values())
+    def _show_all(self, state: np.ndarray) -> None:
+        self._state = np.asarray(state, dtype=np.float32)
+        self._observations = [np.concatenate([self._state, own_id]) for own_id in self._ids]
+
+    def _show_own(self, observations: Mapping[str, np.ndarray]) -> None:
+        self._state = np.asarray(self.env.state(), dtype=np.float32)
+        self._observations = list(observations.values())
 
     def close(self) -> None:
         """Close the simulation."""

@@ -59,9 +59,10 @@ class MPE(PluginEnv):
             )
         except TypeError as error:
             raise UserError(f"env_args: MPE's {plain} does not take {scenario_args}: {error}") from error
-        agents = self.env.possible_agents
-        self.action_spaces = [self.env.action_space(agent) for agent in agents]
-        self.observation_sizes = [int(self.env.observation_space(agent).shape[0]) for agent in agents]
+        self.agents = list(self.env.possible_agents)
+        self.action_spaces = [self.env.action_space(agent) for agent in self.agents]
+        self.continuous = continuous_actions
+        self.observation_sizes = [int(self.env.observation_space(agent).shape[0]) for agent in self.agents]
         self.state_size = sum(self.observation_sizes)
         self.episode_limit = episode_limit
         self._seed = seed
@@ -81,14 +82,15 @@ class MPE(PluginEnv):
 
     def step(self, actions: Sequence[Any]) -> tuple[float, bool, dict[str, Any]]:
         """See :class:`PluginEnv`."""
-        own = [
-            np.clip(np.asarray(action, dtype=np.float32), space.low, space.high)
-            if hasattr(space, "low")
-            else int(action)
-            for action, space in zip(actions, self.action_spaces)
-        ]
-        named = dict(zip(self.env.possible_agents, own))
-        shown, rewards, _, truncated, _ = self.env.step(named)
+        own: list[Any]
+        if self.continuous:
+            own = [
+                np.clip(np.asarray(action, dtype=np.float32), space.low, space.high)
+                for action, space in zip(actions, self.action_spaces)
+            ]
+        else:
+            own = [int(action) for action in actions]
+        shown, rewards, _, truncated, _ = self.env.step(dict(zip(self.agents, own)))
         self._observations = list(shown.values())
         over = any(truncated.values())
         return float(sum(rewards.values())), over, {"episode_limit": over}

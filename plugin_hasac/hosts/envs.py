@@ -9,6 +9,7 @@ import numpy as np
 
 from plugin_hasac.components.action_spaces import Box, from_gymnasium
 from plugin_hasac.components.task import AgentSpec, Task
+from plugin_hasac.envs.base import PluginEnv
 from plugin_hasac.errors import UserError
 from plugin_hasac.vector.contract import Outcome, StepEnv
 
@@ -29,12 +30,14 @@ class HostEnv(StepEnv):
 
     def __init__(self, name: str, env: Any, proper_time_limits: bool) -> None:
         self.env = env
+        self.draws_globally = not isinstance(env, PluginEnv)
         self.starcraft = name in STARCRAFT
         self.proper_time_limits = proper_time_limits
         # SMAC's game is seeded when it starts, and never again (EPyMARL's wrapper accepts a seed and fails on it).
         self._accepts_seed = not self.starcraft and "seed" in inspect.signature(self.env.reset).parameters
         self._t = 0
         self.task = self._task(name)
+        self._single_indices = all(type(space).__name__ == "Discrete" for space in getattr(env, "action_spaces", []))
 
     def _task(self, name: str) -> Task:
         if hasattr(self.env, "action_spaces"):  # an env of ours: any spaces, agents may differ
@@ -102,7 +105,7 @@ class HostEnv(StepEnv):
 
     def _own_actions(self, actions: np.ndarray) -> Any:
         """Unpad: an index per Discrete agent, else a vector."""
-        if not hasattr(self.env, "action_spaces"):
+        if self._single_indices:
             return actions[:, 0]
         own: list[Any] = []
         for action, agent, space in zip(actions, self.task.agents, self.env.action_spaces):

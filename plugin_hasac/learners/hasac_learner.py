@@ -48,9 +48,10 @@ class HasacLearner:
             return
         if self._updater is None:
             self._updater = make_updater(self.mac.algorithm, replay)
-            self.logger.console_logger.info(f"HASAC: {self._updater.description}")
+            self._announce(self._updater)
         self._owed += config.update_per_train * config.train_interval
         started = time.perf_counter()
+        self.mac.about_to_learn()
         while self._owed >= 1.0:
             self._updater.step()
             self._owed -= 1.0
@@ -61,6 +62,13 @@ class HasacLearner:
             for key, value in (means | {"updates_per_second": updates / max(self._seconds, 1e-9)}).items():
                 self.logger.log_stat(key, value, t_env)
             self.log_stats_t, self._seconds = t_env, 0.0
+
+    def _announce(self, updater: Updater) -> None:
+        log = self.logger.console_logger
+        log.info(f"HASAC: {updater.description}")
+        if self.config.overlap:
+            turns = "envs step while updates run" if self.mac.overlap else "overlap=True needs use_cuda=True: in turns"
+            log.info(f"HASAC: {turns}")
 
     def cuda(self) -> None:
         """Nothing to move: networks and replay were built on their device."""
@@ -94,4 +102,5 @@ class HasacLearner:
                 f"checkpoint {source} does not fit this task or these network settings ({error}); "
                 "use the env and the hidden_sizes it was trained with."
             ) from error
+        self.mac.changed()
         self.mac.restored = True

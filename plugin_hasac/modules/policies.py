@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,27 @@ class Policies:
                     generator=generator,
                 )
             )
+
+        self._network_settings: dict[str, Any] = {
+            "hidden_sizes": hidden_sizes,
+            "activation": activation,
+            "normalize_input": normalize_input,
+            "share_param": share_param,
+        }
+
+    def twin(self, device: torch.device) -> Policies:
+        """Policies of the same shape on another device, to copy to."""
+        return Policies(self.task, **self._network_settings, device=device, generator=torch.Generator())
+
+    def copy_from(self, other: Policies) -> None:
+        """Take over the weights of policies of the same shape."""
+        for mine, theirs in zip(self.nets, other.nets):
+            mine.flat.copy_(theirs.flat)
+
+    @property
+    def parameters_in_use(self) -> int:
+        """Weights that picking one action for everybody takes, those that agents share counted for each."""
+        return sum(net.flat.shape[1] * len(group) for net, group in zip(self.nets, self.task.groups))
 
     def network(self, agent: int) -> int:
         """Index of the agent's network among all; agents that share parameters have the same one."""

@@ -135,11 +135,12 @@ class HasacRunner:
             for i in range(self.batch_size)
         ]
         self.test_envs.reset(seeds)
-        sampler = None if self.args.test_greedy else torch.Generator(self.mac.device).manual_seed(seeds[0])
+        greedy = self.args.test_greedy
+        sampler = None if greedy else torch.Generator(self.mac.acting_device).manual_seed(seeds[0])
         finished = []
         while arrays.active.any():
             arrays.reward[~arrays.active] = 0.0
-            ended = self.test_envs.step(self.mac.act(arrays.now, greedy=self.args.test_greedy, sampler=sampler))
+            ended = self.test_envs.step(self.mac.act(arrays.now, test=True, greedy=greedy, sampler=sampler))
             finished += self.test_stats.step(arrays.reward, ended, arrays.dropped & arrays.active, arrays.active)
             arrays.active[[index for index, _ in ended]] = False
         self._tested = (self.t_env, first + self.batch_size)

@@ -30,9 +30,15 @@ class Outcome:
 
 
 class StepEnv(Protocol):
-    """One environment. Hosts' envs are adapted to this in ``plugin_hasac.hosts``."""
+    """One environment. Hosts' envs are adapted to this in ``plugin_hasac.hosts``.
+
+    Attributes:
+        task: its shapes.
+        draws_globally: whether it may draw from the process-wide generators of ``random`` or ``numpy.random``.
+    """
 
     task: Task
+    draws_globally: bool
 
     def reset(self, seed: int | None = None) -> None:
         """Begin an episode; with a seed, one that depends on the seed alone as far as the env allows."""

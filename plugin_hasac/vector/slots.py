@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,30 +46,41 @@ class EnvArrays:
         self.dropped = allocate((n_envs,), np.bool_)
 
 
-class OwnRandomness:
-    """Gives an env the process-wide generators of ``random`` and ``numpy.random`` for itself while it runs.
+@dataclass(frozen=True)
+class RandomState:
+    """State of the process-wide generators of ``random`` and ``numpy.random``.
 
-    Several hosts' envs draw from the global generators. With a private state per env, an episode does not depend on
-    which envs share its process, nor on what else the process draws.
+    Several hosts' envs draw from these. With a private state per env, an episode does not depend on which envs share
+    its process, nor on what else the process draws.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed(seed)
+    numpy: Any
+    python: tuple[Any, ...]
 
-    def seed(self, seed: int) -> None:
-        """Start both streams anew."""
-        self._numpy: Any = np.random.MT19937(seed)
-        self._python = random.Random(seed).getstate()
+    @classmethod
+    def seeded(cls, seed: int) -> RandomState:
+        """Both streams from their beginning."""
+        return cls(np.random.MT19937(seed), random.Random(seed).getstate())
 
-    def __enter__(self) -> None:
-        self._outer_numpy, self._outer_python = np.random.get_bit_generator(), random.getstate()
-        np.random.set_bit_generator(self._numpy)
-        random.setstate(self._python)
+    @classmethod
+    def current(cls) -> RandomState:
+        """What is installed now."""
+        return cls(np.random.get_bit_generator(), random.getstate())
 
-    def __exit__(self, *_exc: object) -> None:
-        self._numpy, self._python = np.random.get_bit_generator(), random.getstate()
-        np.random.set_bit_generator(self._outer_numpy)
-        random.setstate(self._outer_python)
+    def install(self) -> None:
+        """Make it the process's state."""
+        np.random.set_bit_generator(self.numpy)
+        random.setstate(self.python)
+
+
+@contextmanager
+def preserved_randomness() -> Iterator[None]:
+    """Puts the process-wide generators back at the end."""
+    outer = RandomState.current()
+    try:
+        yield
+    finally:
+        outer.install()
 
 
 class EnvSlot:
@@ -85,35 +98,48 @@ class EnvSlot:
         self, make_env: Callable[[], StepEnv], seed: int, arrays: EnvArrays, index: int, auto_reset: bool
     ) -> None:
         self.arrays, self.index, self.auto_reset = arrays, index, auto_reset
-        self.randomness = OwnRandomness(seed)
-        with self.randomness:
+        self.randomness = RandomState.seeded(seed)
+        with preserved_randomness(), self._own_randomness():
             self.env = make_env()
+        self.draws_globally = getattr(self.env, "draws_globally", True)
 
     def reset(self, seed: int | None) -> None:
         """Begin an episode and show its first observation."""
         if seed is not None:
-            self.randomness.seed(seed)
-        with self.randomness:
+            self.randomness = RandomState.seeded(seed)
+        with self._own_randomness():
             self.env.reset(seed)
             self._show(self.arrays.now)
 
     def step(self) -> dict[str, Any] | None:
         """Take the action that lies in the arrays; returns the statistics of an episode that ended, else ``None``."""
+        if not self.draws_globally:
+            return self._step()
+        with self._own_randomness():
+            return self._step()
+
+    def _step(self) -> dict[str, Any] | None:
         arrays, i = self.arrays, self.index
-        with self.randomness:
-            outcome = self.env.step(arrays.actions[i])
-            ended = outcome.terminated or outcome.truncated or outcome.dropped
-            arrays.reward[i], arrays.terminated[i] = outcome.reward, outcome.terminated
-            arrays.ended[i], arrays.dropped[i] = ended, outcome.dropped
-            if not outcome.dropped:
-                self._show(arrays.successor)
-            if ended and self.auto_reset:
-                self.env.reset()
-                self._show(arrays.now)
-            elif not outcome.dropped:
-                for shown, following in zip(vars(arrays.now).values(), vars(arrays.successor).values()):
-                    shown[i] = following[i]
+        outcome = self.env.step(arrays.actions[i])
+        ended = outcome.terminated or outcome.truncated or outcome.dropped
+        arrays.reward[i], arrays.terminated[i] = outcome.reward, outcome.terminated
+        arrays.ended[i], arrays.dropped[i] = ended, outcome.dropped
+        if not outcome.dropped:
+            self._show(arrays.successor)
+        if ended and self.auto_reset:
+            self.env.reset()
+            self._show(arrays.now)
+        elif not outcome.dropped:
+            now, successor = arrays.now, arrays.successor
+            now.obs[i], now.state[i], now.avail[i] = successor.obs[i], successor.state[i], successor.avail[i]
         return outcome.info if ended else None
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """The env runs with its own state of the process-wide generators; the caller preserves the process's."""
+        self.randomness.install()
+        yield
+        self.randomness = RandomState.current()
 
     def close(self) -> None:
         """Close the env."""

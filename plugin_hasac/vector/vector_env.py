@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -14,9 +15,12 @@ import numpy as np
 
 from plugin_hasac.components.task import Task
 from plugin_hasac.vector.contract import StepEnv
-from plugin_hasac.vector.slots import EnvArrays, EnvSlot
+from plugin_hasac.vector.slots import EnvArrays, EnvSlot, preserved_randomness
 
 MakeEnv = Callable[[], StepEnv]
+# What goes through a worker's pipe by itself, or announces an object behind it.
+_STEP, _CALL = b"s", b"c"
+_DONE, _REPORT = b"d", b"r"
 _DIED = "env worker {} died (out of memory, or ended from outside?); its envs cannot go on"
 
 
@@ -101,10 +105,17 @@ class _InProcess:
             raise
 
     def reset(self, seeds: Sequence[int | None]) -> None:
-        for slot in self.slots:
-            slot.reset(seeds[slot.index])
+        with preserved_randomness():
+            for slot in self.slots:
+                slot.reset(seeds[slot.index])
 
     def step(self) -> list[tuple[int, dict[str, Any]]]:
+        if not any(slot.draws_globally for slot in self.slots):
+            return self._step()
+        with preserved_randomness():
+            return self._step()
+
+    def _step(self) -> list[tuple[int, dict[str, Any]]]:
         ended = []
         for slot in self.slots:
             if self.arrays.active[slot.index]:
@@ -142,7 +153,10 @@ class _SharedArrays:
 
 
 class _Workers:
-    """Processes with a share of the envs each. Only episode statistics travel through the pipes."""
+    """Processes with a share of the envs each.
+
+    A step costs one byte there and one back; only the statistics of episodes that ended travel as objects.
+    """
 
     def __init__(
         self,
@@ -176,40 +190,58 @@ class _Workers:
             raise
 
     def reset(self, seeds: Sequence[int | None]) -> None:
-        self._call("reset", seeds)
+        self._tell_all(_CALL, ("reset", (seeds,)))
+        self._gather()
 
     def step(self) -> list[tuple[int, dict[str, Any]]]:
-        return self._call("step")
+        self._tell_all(_STEP)
+        return self._gather()
 
     def close(self) -> None:
         for pipe, process in zip(self.pipes, self.processes):
             with contextlib.suppress(OSError):
-                pipe.send(("close", ()))
+                _tell(pipe, _CALL, ("close", ()))
             process.join(timeout=5)
             if process.is_alive():
                 process.kill()
             pipe.close()
         self.pipes, self.processes = [], []
 
-    def _call(self, method: str, *args: object) -> list[tuple[int, dict[str, Any]]]:
+    def _tell_all(self, word: bytes, message: Any = None) -> None:
         for worker, pipe in enumerate(self.pipes):
             try:
-                pipe.send((method, args))
+                _tell(pipe, word, message)
             except BrokenPipeError:
                 raise RuntimeError(_DIED.format(worker)) from None
-        return self._gather()
 
     def _gather(self) -> list[tuple[int, dict[str, Any]]]:
         ended: list[tuple[int, dict[str, Any]]] = []
         for worker, pipe in enumerate(self.pipes):
             try:
-                result, error = pipe.recv()
+                word, report = _hear(pipe)
             except (EOFError, ConnectionResetError):
                 raise RuntimeError(_DIED.format(worker)) from None
-            if error:
-                raise RuntimeError(f"an env in worker {worker} failed:\n{error}")
-            ended += result or []
+            if word == _REPORT:
+                result, error = report
+                if error:
+                    raise RuntimeError(f"an env in worker {worker} failed:\n{error}")
+                ended += result
         return ended
+
+
+def _tell(pipe: Connection, word: bytes, message: Any = None) -> None:
+    """Send one word, and an object if there is one."""
+    os.write(pipe.fileno(), word)
+    if message is not None:
+        pipe.send(message)
+
+
+def _hear(pipe: Connection) -> tuple[bytes, Any]:
+    """Wait for a word and the object that it announces, if any; raises EOFError if the other side is gone."""
+    word = os.read(pipe.fileno(), 1)
+    if not word:
+        raise EOFError
+    return word, pipe.recv() if word in (_CALL, _REPORT) else None
 
 
 def _serve(
@@ -220,14 +252,19 @@ def _serve(
         make_envs, seeds = cloudpickle.loads(envs)
         arrays = _SharedArrays.attach(blocks, task, n_envs)
         share = _InProcess(make_envs, seeds, arrays, indices, auto_reset)
-        pipe.send((None, None))
+        _tell(pipe, _DONE)
         while True:
-            method, args = pipe.recv()
-            result = getattr(share, method)(*args)
+            word, call = _hear(pipe)
+            if word == _STEP:
+                ended = share.step()
+                _tell(pipe, _REPORT, (ended, None)) if ended else _tell(pipe, _DONE)
+                continue
+            method, args = call
+            getattr(share, method)(*args)
             if method == "close":
                 return
-            pipe.send((result, None))
+            _tell(pipe, _DONE)
     except (EOFError, KeyboardInterrupt):
         return
     except BaseException:
-        pipe.send((None, traceback.format_exc()))
+        _tell(pipe, _REPORT, (None, traceback.format_exc()))
