@@ -231,9 +231,8 @@ class FastUpdate:
         self.joint.copy_(joint)
         self.log_probs.copy_(log_probs)
         self.entropy.copy_(entropy)
-        layer = self.critics.layers()[0]
         self.critics.observe_together(batch.state, joint)
-        product(layer.seen, layer.extended, self.first)
+        self.critics.first_layer(self.first)
 
     def update_actor(self, agent: int, *, resample: bool) -> None:
         """One step of one policy, and its new sample for the agents behind it."""

@@ -20,6 +20,7 @@ from plugin_hasac.modules.stacked import StackedMLP
 aten = torch.ops.aten
 Slot = int | None  # None: all slots
 EPSILON = 1e-5  # of LayerNorm
+NARROW = 10  # up to so many columns, a CPU is faster with the transposed matrix
 
 
 def product(a: Tensor, b: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
@@ -54,22 +55,23 @@ def deactivate(name: str, slope: Tensor, pre: Tensor, post: Tensor) -> None:
         aten.silu_backward.grad_input(slope, pre, grad_input=slope)
 
 
-def norm_gradients(inner: Tensor, weight: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the first layer (weight and bias) and of LayerNorm's scale and shift, without its input's slope.
+def norm_gradients(
+    inner: Tensor, bias_grad: Tensor, weight: Tensor, scale: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the first layer's weight and of LayerNorm's scale and shift, without its input's slope.
 
     With x the normalised input, the layer sees ``x * scale + shift``. From ``x^T slope`` follow the weight's gradient
     ``scale^T * x^T slope + shift^T bias_grad``, and by exchanging sums those of scale and shift.
 
     Args:
-        inner: ``(…, in + 1, out)``: ``x^T slope``, and below it the sum of the slopes, which is the bias's gradient.
+        inner: ``x^T slope``, ``(…, in, out)``.
+        bias_grad: the sum of the slopes, ``(…, 1, out)``.
         weight: of the layer, ``(…, in, out)``.
         scale: ``(…, 1, in)``.
         shift: ``(…, 1, in)``.
     """
-    inner, bias_grad = inner[..., :-1, :], inner[..., -1:, :]
     weight_grad = scale.transpose(-1, -2) * inner + shift.transpose(-1, -2) * bias_grad
-    first = torch.cat([weight_grad, bias_grad], dim=-2)
-    return first, (weight * inner).sum(-1).unsqueeze(-2), (weight * bias_grad).sum(-1).unsqueeze(-2)
+    return weight_grad, (weight * inner).sum(-1).unsqueeze(-2), (weight * bias_grad).sum(-1).unsqueeze(-2)
 
 
 def normalize(x: Tensor) -> Tensor:
@@ -82,15 +84,20 @@ class Layer(NamedTuple):
 
     Attributes:
         weight: ``(…, in, out)``.
+        bias: ``(…, 1, out)``.
+        weight_grad, bias_grad: where their gradients go.
         extended: weight with the bias as its last row, ``(…, in + 1, out)``.
         extended_grad: where the gradient of both goes.
-        seen: its input with a 1 behind, ``(…, rows, in + 1)``.
+        seen: on a GPU its input with a 1 behind, ``(…, rows, in + 1)``, so that one product does it all.
         post: its input alone: the activation of the layer before.
         pre: its output.
         slope: gradient with respect to its output.
     """
 
     weight: Tensor
+    bias: Tensor
+    weight_grad: Tensor
+    bias_grad: Tensor
     extended: Tensor
     extended_grad: Tensor
     seen: Tensor
@@ -101,6 +108,8 @@ class Layer(NamedTuple):
 
 class MLPPass:
     """Evaluations of a :class:`StackedMLP` in several slots, kept for their gradients.
+
+    A GPU evaluates all slots together. A CPU does so one after the other: what it works on stays in its cache.
 
     Args:
         net: the networks.
@@ -113,20 +122,24 @@ class MLPPass:
         self.net, self.slots = net, slots
         self.activation = net.activation_name
         device = net.flat.device
+        self._on_cpu = device.type == "cpu"
 
-        def with_one(count: int, size: int) -> Tensor:
+        def inputs(count: int, size: int) -> Tensor:
+            if self._on_cpu:
+                return torch.empty(count, rows, size).expand(slots, -1, -1)
             stride = -(-(size + 1) // 4) * 4  # rows begin at multiples of 16 bytes
             return torch.ones(count, rows, stride, device=device)[..., : size + 1].expand(slots, -1, -1)
 
-        self.seen = [with_one(1 if shared_input and k == 0 else slots, size) for k, size in enumerate(net.sizes[:-1])]
+        self.seen = [inputs(1 if shared_input and k == 0 else slots, size) for k, size in enumerate(net.sizes[:-1])]
+        self.posts = [seen[..., :size] for seen, size in zip(self.seen, net.sizes)]
         self.pre = [torch.empty(slots, rows, size, device=device) for size in net.sizes[1:]]
         self.slopes = [torch.empty_like(pre) for pre in self.pre]
         if net.normalize_input:  # the input before LayerNorm's scale and shift
-            self.normalized = with_one(slots, net.sizes[0])
+            self.normalized = inputs(slots, net.sizes[0])
         self._normalize = fused(normalize, device)
         self._norm_gradients = fused(norm_gradients, device)
         # On a GPU, weights' gradients are computed beside the slopes of the layers below.
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._side = None if self._on_cpu else torch.cuda.Stream(device)
         self._layers: dict[tuple[int, Slot], list[Layer]] = {}
 
     @property
@@ -140,12 +153,13 @@ class MLPPass:
         key = (id(net), slot)
         if key not in self._layers:
             pick = partial(self._pick, slot)
-            weights = [pick(weight) for weight, _ in net.layers(net.stacks)]
-            extended, grads = map(pick, net.extended(net.flat)), map(pick, net.extended(net.grads))
-            seen = [pick(buffer) for buffer in self.seen]
-            posts = [buffer[..., :-1] for buffer in seen]
-            buffers = map(pick, self.pre), map(pick, self.slopes)
-            self._layers[key] = [Layer(*each) for each in zip(weights, extended, grads, seen, posts, *buffers)]
+            weights, grads = net.layers(net.stacks), net.layers(net.grad_stacks)
+            parts = [[*weight, *grad] for weight, grad in zip(weights, grads)]
+            extended = zip(net.extended(net.flat), net.extended(net.grads))
+            buffers = zip(self.seen, self.posts, self.pre, self.slopes)
+            self._layers[key] = [
+                Layer(*map(pick, [*part, *both, *own])) for part, both, own in zip(parts, extended, buffers)
+            ]
         return self._layers[key]
 
     def _pick(self, slot: Slot, stack: Tensor) -> Tensor:
@@ -156,23 +170,36 @@ class MLPPass:
     def observe(self, x: Tensor) -> None:
         """Take in the inputs of all slots, ``(slots, rows, in)``."""
         if self.net.normalize_input:
-            self.normalized[..., :-1] = self._normalize(x)
+            self.normalized[..., : x.shape[-1]] = self._normalize(x)
         else:
-            self.seen[0][..., :-1] = x
+            self.posts[0].copy_(x)
 
     def observe_together(self, first: Tensor, second: Tensor) -> None:
         """Take in one input for all slots, given in two pieces ``(rows, size)``."""
-        seen = self.seen[0][0]
-        seen[:, : first.shape[1]] = first
-        seen[:, first.shape[1] : -1] = second
+        post = self.posts[0][0]
+        post[:, : first.shape[1]] = first
+        post[:, first.shape[1] :] = second
 
     def forward(self, slot: Slot = None, net: StackedMLP | None = None) -> Tensor:
         """Evaluate one slot or all on what was observed; with another network's weights if given."""
+        if slot is None and self._on_cpu:
+            for each in range(self.slots):
+                self.forward(each, net)
+            return self.output
         first = self.layers(slot, net)[0]
         if self.net.normalize_input:
             scale, shift = (self._pick(slot, stack) for stack in (net or self.net).stacks[:2])
-            torch.addcmul(shift, self._pick(slot, self.normalized)[..., :-1], scale, out=first.post)
-        return self.forward_from(product(first.seen, first.extended, first.pre), slot, net)
+            normalized = self._pick(slot, self.normalized)[..., : first.post.shape[-1]]
+            torch.addcmul(shift, normalized, scale, out=first.post)
+        return self.forward_from(self._affine(first, first.pre), slot, net)
+
+    def first_layer(self, out: Tensor) -> None:
+        """The first layer of all slots on what was observed into ``out``, ``(slots, rows, hidden)``."""
+        if self._on_cpu:
+            for slot in range(self.slots):
+                self._affine(self.layers(slot)[0], out[slot])
+        else:
+            self._affine(self.layers()[0], out)
 
     def forward_from(self, pre: Tensor, slot: Slot = None, net: StackedMLP | None = None, skip: int = 0) -> Tensor:
         """Everything after the first linear layer, given its output ``pre``, but for the last ``skip`` layers.
@@ -180,14 +207,22 @@ class MLPPass:
         Returns:
             The output of the last linear layer that was evaluated.
         """
+        if slot is None and self._on_cpu:
+            for each in range(self.slots):
+                self.forward_from(pre[each], each, net, skip)
+            return self.pre[-1 - skip]
         layers = self.layers(slot, net)
         for layer in layers[1 : len(layers) - skip]:
             activate(self.activation, pre, layer.post)
-            pre = product(layer.seen, layer.extended, layer.pre)
+            pre = self._affine(layer, layer.pre)
         return pre
 
     def backward(self, slope: Tensor, slot: Slot = None) -> None:
         """Write the gradient of every weight into the network's ``grads``, given that of the output."""
+        if slot is None and self._on_cpu:
+            for each in range(self.slots):
+                self.backward(slope[each], each)
+            return
         layers = self.layers(slot)
         for k in range(len(layers) - 1, -1, -1):
             with self._beside():
@@ -199,17 +234,43 @@ class MLPPass:
         if self._side is not None:
             torch.cuda.current_stream().wait_stream(self._side)
 
+    def _affine(self, layer: Layer, out: Tensor) -> Tensor:
+        if not self._on_cpu:
+            return product(layer.seen, layer.extended, out)
+        weight = layer.weight
+        if weight.shape[1] <= NARROW:
+            weight = weight.t().contiguous().t()
+        return torch.addmm(layer.bias, layer.post, weight, out=out)
+
     def _weight_gradients(self, k: int, slope: Tensor, slot: Slot) -> None:
         layer = self.layers(slot)[k]
         if k > 0 or not self.net.normalize_input:
-            product(layer.seen.transpose(-1, -2), slope, layer.extended_grad)
+            if self._on_cpu:
+                self._inner(layer.post, slope, layer.weight_grad)
+                torch.sum(slope, 0, keepdim=True, out=layer.bias_grad)
+            else:
+                product(layer.seen.transpose(-1, -2), slope, layer.extended_grad)
             return
         scale, shift = (self._pick(slot, stack) for stack in self.net.stacks[:2])
-        inner = self._pick(slot, self.normalized).transpose(-1, -2) @ slope
-        gradients = self._norm_gradients(inner, layer.weight, scale, shift)
-        where = [layer.extended_grad, *(self._pick(slot, stack) for stack in self.net.grad_stacks[:2])]
+        normalized = self._pick(slot, self.normalized)
+        if self._on_cpu:
+            inner = self._inner(normalized, slope, layer.weight_grad)
+            torch.sum(slope, 0, keepdim=True, out=layer.bias_grad)
+        else:
+            both = normalized.transpose(-1, -2) @ slope
+            inner = both[..., :-1, :]
+            layer.bias_grad.copy_(both[..., -1:, :])
+        gradients = self._norm_gradients(inner, layer.bias_grad, layer.weight, scale, shift)
+        where = [layer.weight_grad, *(self._pick(slot, stack) for stack in self.net.grad_stacks[:2])]
         for grad, value in zip(where, gradients):
             grad.copy_(value)
+
+    @staticmethod
+    def _inner(post: Tensor, slope: Tensor, out: Tensor) -> Tensor:
+        """``post^T slope`` into ``out``."""
+        if slope.shape[1] <= NARROW:
+            return out.copy_((slope.t() @ post).t())
+        return torch.mm(post.t(), slope, out=out)
 
     def _beside(self) -> AbstractContextManager[object]:
         if self._side is None:
