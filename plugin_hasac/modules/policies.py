@@ -164,8 +164,7 @@ class Policies:
         result = []
         for index, (group, net) in enumerate(zip(self.task.groups, self.nets)):
             own_obs, own_avail = self.group_inputs(index, obs, avail)
-            flat = net.flat.expand(len(group), -1)
-            result.append(distribution(self.task.agents[group[0]].action, net.forward(flat, own_obs), own_avail))
+            result.append(distribution(self.task.agents[group[0]].action, net.evaluate(own_obs), own_avail))
         return result
 
     @torch.no_grad()

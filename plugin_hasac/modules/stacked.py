@@ -75,6 +75,7 @@ class StackedMLP:
         self.grads = torch.zeros_like(self.flat)
         self.stacks = self.unpack(self.flat)
         self.grad_stacks = self.unpack(self.grads)
+        self._members = [self.unpack(own) for own in self.flat]
 
     def extended(self, flat: Tensor) -> list[Tensor]:
         """Views ``(…, in + 1, out)`` of each layer's weight and, as the last row, its bias, which lies behind it.
@@ -96,7 +97,15 @@ class StackedMLP:
 
     def forward(self, flat: Tensor, x: Tensor) -> Tensor:
         """Evaluate one member, ``(n_parameters,)`` on ``(batch, in)``, or all, on ``(count, batch, in)``."""
-        parts = self.unpack(flat)
+        return self._apply(self.unpack(flat), x)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """``(slots, batch, in) -> (slots, batch, out)`` without gradient. Slot k is member k's or the only one's."""
+        if x.device.type != "cpu":
+            return self._apply([stack.expand(len(x), -1, -1) for stack in self.stacks], x)
+        return torch.stack([self._apply(self._members[k % self.count], own) for k, own in enumerate(x)])
+
+    def _apply(self, parts: Sequence[Tensor], x: Tensor) -> Tensor:
         hidden, layers = self.normalized(parts, x), self.layers(parts)
         for weight, bias in layers[:-1]:
             hidden = self.activation(affine(hidden, weight, bias))
