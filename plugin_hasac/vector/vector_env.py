@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from typing import Any
 
 import cloudpickle
@@ -15,12 +14,12 @@ import numpy as np
 
 from plugin_hasac.components.task import Task
 from plugin_hasac.vector.contract import StepEnv
+from plugin_hasac.vector.line import PATIENCE, Line
 from plugin_hasac.vector.slots import EnvArrays, EnvSlot, preserved_randomness
 
 MakeEnv = Callable[[], StepEnv]
-# What goes through a worker's pipe by itself, or announces an object behind it.
-_STEP, _CALL = b"s", b"c"
-_DONE, _REPORT = b"d", b"r"
+# Words between the main process and a worker. _CALL and _REPORT announce an object.
+_STEP, _CALL, _DONE, _REPORT = range(1, 5)
 _DIED = "env worker {} died (out of memory, or ended from outside?); its envs cannot go on"
 
 
@@ -155,7 +154,7 @@ class _SharedArrays:
 class _Workers:
     """Processes with a share of the envs each.
 
-    A step costs one byte there and one back; only the statistics of episodes that ended travel as objects.
+    A step costs one word there and one back; only the statistics of episodes that ended travel as objects.
     """
 
     def __init__(
@@ -169,11 +168,12 @@ class _Workers:
         auto_reset: bool,
     ) -> None:
         n_envs = len(make_envs)
-        self.pipes: list[Connection] = []
+        patience = PATIENCE if n_workers < len(os.sched_getaffinity(0)) else 0.0
+        self.lines: list[Line] = []
         self.processes = []
         envs = cloudpickle.dumps((list(make_envs), list(seeds)))
         for share in np.array_split(np.arange(n_envs), n_workers):
-            pipe, remote = context.Pipe()
+            line, remote = Line.between(context, patience)
             process = context.Process(
                 target=_serve,
                 args=(remote, shared.blocks, task, n_envs, envs, [int(i) for i in share], auto_reset),
@@ -181,7 +181,7 @@ class _Workers:
             )
             process.start()
             remote.close()
-            self.pipes.append(pipe)
+            self.lines.append(line)
             self.processes.append(process)
         try:
             self._gather()  # every worker reports once its envs stand
@@ -198,73 +198,56 @@ class _Workers:
         return self._gather()
 
     def close(self) -> None:
-        for pipe, process in zip(self.pipes, self.processes):
+        for line, process in zip(self.lines, self.processes):
             with contextlib.suppress(OSError):
-                _tell(pipe, _CALL, ("close", ()))
+                line.tell(_CALL, ("close", ()))
             process.join(timeout=5)
             if process.is_alive():
                 process.kill()
-            pipe.close()
-        self.pipes, self.processes = [], []
+            line.close()
+        self.lines, self.processes = [], []
 
-    def _tell_all(self, word: bytes, message: Any = None) -> None:
-        for worker, pipe in enumerate(self.pipes):
+    def _tell_all(self, word: int, message: Any = None) -> None:
+        for worker, line in enumerate(self.lines):
             try:
-                _tell(pipe, word, message)
+                line.tell(word, message)
             except BrokenPipeError:
                 raise RuntimeError(_DIED.format(worker)) from None
 
     def _gather(self) -> list[tuple[int, dict[str, Any]]]:
         ended: list[tuple[int, dict[str, Any]]] = []
-        for worker, pipe in enumerate(self.pipes):
+        for worker, line in enumerate(self.lines):
             try:
-                word, report = _hear(pipe)
+                word = line.hear()
+                result, error = line.receive() if word == _REPORT else ([], None)
             except (EOFError, ConnectionResetError):
                 raise RuntimeError(_DIED.format(worker)) from None
-            if word == _REPORT:
-                result, error = report
-                if error:
-                    raise RuntimeError(f"an env in worker {worker} failed:\n{error}")
-                ended += result
+            if error:
+                raise RuntimeError(f"an env in worker {worker} failed:\n{error}")
+            ended += result
         return ended
 
 
-def _tell(pipe: Connection, word: bytes, message: Any = None) -> None:
-    """Send one word, and an object if there is one."""
-    os.write(pipe.fileno(), word)
-    if message is not None:
-        pipe.send(message)
-
-
-def _hear(pipe: Connection) -> tuple[bytes, Any]:
-    """Wait for a word and the object that it announces, if any; raises EOFError if the other side is gone."""
-    word = os.read(pipe.fileno(), 1)
-    if not word:
-        raise EOFError
-    return word, pipe.recv() if word in (_CALL, _REPORT) else None
-
-
 def _serve(
-    pipe: Connection, blocks: Sequence[Any], task: Task, n_envs: int, envs: bytes, indices: list[int], auto_reset: bool
+    line: Line, blocks: Sequence[Any], task: Task, n_envs: int, envs: bytes, indices: list[int], auto_reset: bool
 ) -> None:
     """Main function of a worker."""
     try:
         make_envs, seeds = cloudpickle.loads(envs)
         arrays = _SharedArrays.attach(blocks, task, n_envs)
         share = _InProcess(make_envs, seeds, arrays, indices, auto_reset)
-        _tell(pipe, _DONE)
+        line.tell(_DONE)
         while True:
-            word, call = _hear(pipe)
-            if word == _STEP:
+            if line.hear() == _STEP:
                 ended = share.step()
-                _tell(pipe, _REPORT, (ended, None)) if ended else _tell(pipe, _DONE)
+                line.tell(_REPORT, (ended, None)) if ended else line.tell(_DONE)
                 continue
-            method, args = call
+            method, args = line.receive()
             getattr(share, method)(*args)
             if method == "close":
                 return
-            _tell(pipe, _DONE)
+            line.tell(_DONE)
     except (EOFError, KeyboardInterrupt):
         return
     except BaseException:
-        _tell(pipe, _REPORT, (None, traceback.format_exc()))
+        line.tell(_REPORT, (None, traceback.format_exc()))
