@@ -78,7 +78,9 @@ def official(options: argparse.Namespace, values: dict[str, Any]) -> float:
 
     settings = default_settings(options.official)
     cuda = options.device == "cuda"
-    settings["device"] = {"cuda": cuda, "cuda_deterministic": False, "torch_threads": options.threads or os.cpu_count()}
+    settings["device"] |= {"cuda": cuda, "cuda_deterministic": False}
+    if options.threads:
+        settings["device"]["torch_threads"] = options.threads
     settings["algo"] |= {"batch_size": 1000}
     settings["model"] |= {"hidden_sizes": [256, 256]}
     settings["train"] |= {
@@ -124,42 +126,8 @@ def official(options: argparse.Namespace, values: dict[str, Any]) -> float:
     return (len(starts) - 2) * BLOCK / (starts[-1] - starts[1])
 
 
-def main() -> None:
-    """Measure both in turns."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", choices=["mpe", "mamujoco"], default="mpe")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--precision", choices=["highest", "high", "medium"], default="highest")
-    parser.add_argument(
-        "--actor-gradient", choices=["exact", "gumbel"], default="gumbel", help="the official is gumbel"
-    )
-    parser.add_argument("--workers", type=int, default=2, help="env processes of ours")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads of the arithmetic")
-    parser.add_argument("--overlap", action="store_true", help="step envs while a GPU computes updates")
-    parser.add_argument("--steps", type=int, default=40_000, help="env steps of ours after the warm-up")
-    parser.add_argument("--official-steps", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--official", type=Path, metavar="HARL", help="checkout of PKU-MARL/HARL to measure beside")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--only-official", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("env_args", nargs="*", metavar="KEY=VALUE", help="the env's arguments")
-    options = parser.parse_args()
-    values = {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in options.env_args)}
-    if options.only_official:
-        print(f"rate {official(options, values)}")
-        return
-    rates: dict[str, list[float]] = {"ours": []}
-    if options.official:
-        rates["official"] = []
-    for _ in range(options.repeats):
-        rates["ours"].append(ours(options, values))
-        if options.official:  # in a process of its own: it changes the process's state
-            command = [sys.executable, *sys.argv, "--only-official"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            found = [line for line in done.stdout.splitlines() if line.startswith("rate ")]
-            if not found:
-                raise SystemExit(f"the official run failed:\n{done.stderr[-2000:]}")
-            rates["official"].append(float(found[0].split()[1]))
+def report(rates: dict[str, list[float]], options: argparse.Namespace, values: dict[str, Any]) -> None:
+    """Print the table, write the JSON file."""
     where = f"{processor()}, {len(os.sched_getaffinity(0))} cores"
     if options.device == "cuda":
         import torch
@@ -181,6 +149,47 @@ def main() -> None:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def main() -> None:
+    """Measure both in turns."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", choices=["mpe", "mamujoco"], default="mpe")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["highest", "high", "medium"], default="highest")
+    parser.add_argument(
+        "--actor-gradient", choices=["exact", "gumbel"], default="gumbel", help="the official is gumbel"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="env processes of ours")
+    parser.add_argument("--threads", type=int, help="of the arithmetic on a CPU (default: its cores)")
+    parser.add_argument("--overlap", action="store_true", help="step envs while a GPU computes updates")
+    parser.add_argument("--steps", type=int, default=40_000, help="env steps of ours after the warm-up")
+    parser.add_argument("--official-steps", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--official", type=Path, metavar="HARL", help="checkout of PKU-MARL/HARL to measure beside")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only-official", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("env_args", nargs="*", metavar="KEY=VALUE", help="the env's arguments")
+    options = parser.parse_args()
+    if options.device == "cpu" and options.threads is None:
+        options.threads = len(os.sched_getaffinity(0))
+    values = {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in options.env_args)}
+    if options.only_official:
+        print(f"rate {official(options, values)}")
+        return
+    rates: dict[str, list[float]] = {"ours": []}
+    if options.official:
+        rates["official"] = []
+    for _ in range(options.repeats):
+        rates["ours"].append(ours(options, values))
+        if options.official:  # in a process of its own: it changes the process's state
+            command = [sys.executable, *sys.argv, "--only-official"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            found = [line for line in done.stdout.splitlines() if line.startswith("rate ")]
+            if not found:
+                raise SystemExit(f"the official run failed:\n{done.stderr[-2000:]}")
+            rates["official"].append(float(found[0].split()[1]))
+    report(rates, options, values)
 
 
 if __name__ == "__main__":
