@@ -52,6 +52,10 @@ def _alpha() -> tuple[Check, str]:
     return check, "a number of at least 0, or a list with one such number per agent"
 
 
+def _mapping() -> tuple[Check, str]:
+    return lambda v: v is None or isinstance(v, Mapping), "a mapping such as {strength: 0.5}"
+
+
 def _optional(rule: tuple[Check, str], word: str | None) -> tuple[Check, str]:
     check, text = rule
     return lambda v: v == word or check(v), f"{text}, or {'null' if word is None else word}"
@@ -103,6 +107,24 @@ class HasacConfig:
     fixed_order: bool = option(False, _flag(), "update the agents in order 0…n-1 instead of a random order every time")
     use_policy_active_masks: bool = option(
         True, _flag(), "leave rows without a choice (dead agents) out of an agent's loss"
+    )
+    # MEHAML: another instance than HASAC
+    drift: str = option(
+        "none",
+        (lambda v: isinstance(v, str), "a drift functional's name, or the path of a class"),
+        "what a step of a policy costs: none (HASAC), kl, squared_log_ratio, clipped, or your own my_module.MyDrift",
+    )
+    drift_args: Mapping[str, Any] | None = option(None, _mapping(), "arguments of the drift, such as {strength: 0.5}")
+    neighbourhood: str = option(
+        "everything",
+        (lambda v: isinstance(v, str), "a neighbourhood's name, or the path of a class"),
+        "how far a step of a policy may go: everything (HASAC), kl_ball, or your own my_module.MyNeighbourhood",
+    )
+    neighbourhood_args: Mapping[str, Any] | None = option(
+        None, _mapping(), "arguments of the neighbourhood, such as {radius: 0.05}"
+    )
+    anchor_interval: int = option(
+        50, _integer(1), "updates per step: how long drift and neighbourhood are measured from the same policy"
     )
     # Critics
     critic_lr: float = option(5e-4, _positive(), "learning rate of the critics")

@@ -258,6 +258,8 @@ def test_each_agent_steps_its_own_parameters_once() -> None:
         ("penalty", 20.0, {}),
         # The straight-through gradient is biased: its fixed point is off the equilibrium, the less the higher alpha is.
         ("climbing", 40.0, {"actor_gradient": "gumbel"}),
+        ("climbing", 10.0, {"drift": "kl", "drift_args": {"strength": 2.0}, "anchor_interval": 20}),
+        ("penalty", 20.0, {"drift": "clipped", "neighbourhood": "kl_ball", "anchor_interval": 20}),
     ],
 )
 def test_fixed_point_is_a_quantal_response_equilibrium(game: str, alpha: float, options: dict[str, Any]) -> None:

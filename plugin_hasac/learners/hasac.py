@@ -16,6 +16,9 @@ from plugin_hasac.components.task import Task
 from plugin_hasac.components.temperatures import Temperatures
 from plugin_hasac.components.value_norm import ValueNorm
 from plugin_hasac.config import HasacConfig
+from plugin_hasac.mehaml.drifts import MAX_LOG_RATIO
+from plugin_hasac.mehaml.mirror import MirrorStep
+from plugin_hasac.mehaml.registry import make_drift, make_neighbourhood
 from plugin_hasac.modules.critics import TwinCritic
 from plugin_hasac.modules.distributions import MaskedCategorical, SquashedGaussian
 from plugin_hasac.modules.policies import JointNoise, Policies
@@ -80,6 +83,12 @@ class Hasac:
             torch.optim.Adam(self.policies.parameters(firsts[network]), lr=config.lr, **adam)
             for network in sorted(firsts)
         ]
+        self.mirror = MirrorStep(
+            self.policies,
+            make_drift(config.drift, config.drift_args),
+            make_neighbourhood(config.neighbourhood, config.neighbourhood_args),
+            config.anchor_interval,
+        )
         self.generator = torch.Generator(device).manual_seed(seed)  # action samples of the update
         self.order_generator = torch.Generator().manual_seed(seed)
 
@@ -143,6 +152,7 @@ class Hasac:
             order: permutation of the agents.
         """
         weight, metrics = self.alive_weight(batch.avail), Metrics()
+        self.mirror.begin()
         with torch.no_grad():
             joint, _ = self.policies.sample(batch.obs, batch.avail, noise.joint)
             embedded_state = self.critic.embed_state(batch.state)
@@ -154,9 +164,13 @@ class Hasac:
             policy = self.policies.of_agent(agent, obs, avail, theta)
             own_noise = self.policies.own(noise.joint, agent)
             loss, own_entropy = self.actor_objective(agent, policy, own_noise, embedded_state, joint, weight[agent])
+            if self.mirror.drift is not None:
+                drift = self.actor_drift(agent, policy, own_noise, obs, avail, embedded_state, joint)
+                loss = loss + (weight[agent] * drift).sum()
             net.grads[member] = torch.autograd.grad(loss, theta)[0]
             grad_norm = self.clip(net.grads[member])
             self.actor_optimizers[self.policies.network(agent)].step()
+            self.mirror.enter_neighbourhood(agent, obs, avail, weight[agent])
             entropy[agent] = own_entropy.detach()
             if self.config.sequential_update and agent != order[-1]:  # nobody responds to the last one
                 updated = self.policies.of_agent(agent, obs, avail)
@@ -209,6 +223,50 @@ class Hasac:
         own_entropy = policy.entropy() if isinstance(policy, MaskedCategorical) else -log_prob
         return -(weight * value).sum(), own_entropy
 
+    def actor_drift(
+        self,
+        agent: int,
+        policy: MaskedCategorical | SquashedGaussian,
+        noise: Tensor,
+        obs: Tensor,
+        avail: Tensor,
+        embedded_state: Tensor,
+        joint: Tensor,
+    ) -> Tensor:
+        """Drift of a MEHAML instance from the anchor to ``policy``, ``(batch,)``, in reward units.
+
+        Over all choices of a discrete action; from one sample for Box, whose advantage is measured against the mean of
+        this sample and the one with the opposite noise. Arguments as in :meth:`actor_objective`.
+        """
+        drift, alpha, own = self.mirror.drift, self.temperatures[agent], self.task.own_blocks[agent]
+        assert drift is not None
+        old = self.mirror.old_policy(agent, obs, avail)
+        if isinstance(policy, MaskedCategorical):
+            assert isinstance(old, MaskedCategorical)
+            values = None
+            if drift.uses_advantage:
+                with torch.no_grad():
+                    values = self.critic.own_action_values(agent, embedded_state, joint).amin(0)
+                    values = self.value_norm.denormalize(values)
+            return self.mirror.of_choices(policy, old, values, alpha)
+
+        def gain(action: Tensor) -> Tensor:
+            whole = torch.cat([joint[:, : own.start], action, joint[:, own.stop :]], dim=-1)
+            q = self.critic.head(embedded_state + self.critic.embed_actions(whole)).amin(0)
+            return self.value_norm.denormalize(q) - alpha * old.log_prob(action)
+
+        if drift.under == "new":
+            action, log_prob = policy.rsample(noise)
+        else:
+            action = old.sample(noise)
+            log_prob = policy.log_prob(action)
+        log_ratio = (log_prob - old.log_prob(action)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        advantage = torch.zeros_like(log_ratio)
+        if drift.uses_advantage:
+            with torch.no_grad():
+                advantage = 0.5 * (gain(action) - gain(old.sample(-noise)))
+        return drift.integrand(log_ratio, advantage)
+
     # ---------------------------------------------------------------- small parts
 
     def draw_noise(self, rows: int) -> UpdateNoise:
@@ -260,6 +318,7 @@ class Hasac:
             "target_critic": self.target_critic.state_dict(),
             "value_norm": self.value_norm.state_dict(),
             "temperatures": self.temperatures.state_dict(),
+            "mirror": self.mirror.state_dict() if self.mirror.active else None,
             "critic_optimizer": self.critic_optimizer.state_dict(),
             "actor_optimizers": [optimizer.state_dict() for optimizer in self.actor_optimizers],
         }
@@ -275,6 +334,8 @@ class Hasac:
         self.target_critic.load_state_dict(state["target_critic"])
         self.value_norm.load_state_dict(state["value_norm"])
         self.temperatures.load_state_dict(state["temperatures"])
+        if self.mirror.active and state.get("mirror"):
+            self.mirror.load_state_dict(state["mirror"])
         self.critic_optimizer.load_state_dict(state["critic_optimizer"])
         for optimizer, saved in zip(self.actor_optimizers, state["actor_optimizers"]):
             optimizer.load_state_dict(saved)

@@ -144,6 +144,9 @@ def make_updater(hasac: Hasac, replay: StepReplay) -> Updater:
     if not hasac.config.fast_update:
         updater: Updater = ReferenceUpdater(hasac, replay)
         updater.description = "reference update (fast_update=False)"
+    elif hasac.mirror.active:
+        updater = ReferenceUpdater(hasac, replay)
+        updater.description = "reference update: the fast ones know no drift or neighbourhood"
     elif hasac.device.type == "cuda":
         updater = GraphUpdater(hasac, replay)
         where = "on the GPU" if replay.device == hasac.device else "in pinned host memory: it is too large for the GPU"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,9 @@ class Distribution(Protocol):
 
     def log_prob(self, encoded: Tensor) -> Tensor:
         """Log-probability (density in the env's units for Box) of encoded actions, ``(…)``."""
+
+    def kl(self, other: Any) -> Tensor:
+        """KL(this || other) in nats, ``(…)``, for another distribution of the same kind."""
 
 
 class MaskedCategorical:
@@ -85,6 +88,15 @@ class MaskedCategorical:
     def entropy(self) -> Tensor:
         """In nats, exact, ``(…)``."""
         return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+    def kl(self, other: MaskedCategorical) -> Tensor:
+        """Exact."""
+        return (self.log_probs.exp() * (self.log_probs - other.log_probs)).sum(-1)
+
+    def advantage(self, values: Tensor, alpha: Tensor | float) -> Tensor:
+        """Soft advantage of each choice: ``values - alpha log pi`` minus its mean under pi, ``(…, encoded_dim)``."""
+        soft = values - alpha * self.log_probs
+        return soft - self._each(self.log_probs.exp() * soft, _spread_sum)
 
     def exact_gradient(self, values: Tensor, alpha: Tensor) -> Tensor:
         """Gradient of ``sum_a pi(a) (values(a) - alpha log pi(a))`` with respect to the logits, ``(…, encoded_dim)``.
@@ -143,6 +155,12 @@ class SquashedGaussian:
         """Density in the env's units; actions are first moved off the bounds by :data:`EDGE`."""
         u = torch.atanh(encoded.clamp(-1 + EDGE, 1 - EDGE))
         return self._log_density(u, (u - self.mean) * torch.exp(-self.log_std))
+
+    def kl(self, other: SquashedGaussian) -> Tensor:
+        """That of the Gaussians before squashing, which is the same: the map to actions is one to one."""
+        log_ratio = other.log_std - self.log_std
+        squares = torch.exp(-2 * log_ratio) + ((self.mean - other.mean) * torch.exp(-other.log_std)).square()
+        return (log_ratio + 0.5 * (squares - 1)).sum(-1)
 
     def sampled_gradient(self, noise: Tensor, action: Tensor, slope: Tensor, alpha: Tensor) -> Tensor:
         """Gradient of ``Q(a) - alpha log pi(a)`` through :meth:`rsample`, for the output, ``(…, 2 * encoded_dim)``.

@@ -13,6 +13,7 @@ import torch
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.controllers.hasac_mac import HasacMAC
 from plugin_hasac.errors import UserError
+from plugin_hasac.mehaml.registry import make_drift, make_neighbourhood
 from plugin_hasac.runners.bridge import HostBridge
 from plugin_hasac.runners.statistics import EpisodeStatistics
 from plugin_hasac.vector.contract import StepEnv
@@ -42,7 +43,10 @@ class HasacRunner:
         self.batch_size: int = args.batch_size_run
         self._make_env = self.bridge.env_factory(args, self.config.time_limit_bootstrap == "proper")
         self.task = args.hasac_task = self._probe().task
-        self.config.initial_alphas(self.task.n_agents)  # refuse a list of the wrong length before any env starts
+        # Refuse what the algorithm would refuse before any env starts.
+        self.config.initial_alphas(self.task.n_agents)
+        make_drift(self.config.drift, self.config.drift_args)
+        make_neighbourhood(self.config.neighbourhood, self.config.neighbourhood_args)
         self.envs = self._vector_env(auto_reset=True)
         self.test_envs: VectorEnv | None = None
 
