@@ -15,6 +15,7 @@ from plugin_hasac.equilibria.matrix_games import (
     soft_objective,
     soft_policy_iteration,
 )
+from plugin_hasac.equilibria.quantal import temperature_path
 
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 games = st.tuples(shapes, st.integers(0, 2**31), st.floats(0.5, 20.0))
@@ -78,3 +79,42 @@ def test_residual_is_positive_off_equilibrium() -> None:
 def test_no_convergence_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no QRE within 1 sweeps"):
         soft_policy_iteration(payoff_tensor("climbing"), [3.0, 3.0], max_sweeps=1)
+
+
+# -------------------------------------------------------------------- all equilibria along a path
+
+
+def test_pitchfork_of_the_coordination_game() -> None:
+    """Two agents, two actions, 1 for a match: p = sigmoid((2 p - 1) / alpha), whose roots split at alpha = 1/2."""
+    path = temperature_path(np.eye(2), [0.3, 0.45, 0.55, 2.0], random_starts=20)
+    counts = {alpha: [each for each in path if each.alpha == alpha] for alpha in (0.3, 0.45, 0.55, 2.0)}
+    assert {alpha: len(found) for alpha, found in counts.items()} == {0.3: 3, 0.45: 3, 0.55: 1, 2.0: 1}
+    assert [each.stable for each in counts[0.3]] == [True, True, False]
+    assert counts[0.55][0].stable
+    for alpha in (0.3, 0.45):
+        p = counts[alpha][0].policies[0][0]
+        assert p != pytest.approx(0.5, abs=0.1)
+        assert p == pytest.approx(1 / (1 + np.exp(-(2 * p - 1) / alpha)), abs=1e-12)
+    assert all(each.residual < 1e-10 for each in path)
+
+
+def test_values_of_an_equilibrium() -> None:
+    (hot,) = temperature_path(payoff_tensor("climbing"), [30.0], random_starts=10)
+    joint = np.outer(*hot.policies)
+    assert hot.social_value == pytest.approx((joint * payoff_tensor("climbing")).sum())
+    entropy = -sum((p * np.log(p)).sum() for p in hot.policies)
+    assert hot.soft_value == pytest.approx(hot.social_value + 30 * entropy)
+
+
+def test_stable_equilibria_are_those_that_iteration_reaches() -> None:
+    """From anywhere, sequential responses end in an equilibrium listed as stable, and every such one is reached."""
+    payoff = payoff_tensor("climbing")
+    found = [each for each in temperature_path(payoff, [2.0], random_starts=40) if each.stable]
+    rng, reached = np.random.default_rng(0), set()
+    for _ in range(40):
+        end = soft_policy_iteration(payoff, [2.0, 2.0], [rng.dirichlet(np.ones(3) * 0.3) for _ in range(2)])
+        distances = [max(np.abs(p - q).max() for p, q in zip(end, each.policies, strict=True)) for each in found]
+        assert min(distances) < 1e-6
+        reached.add(int(np.argmin(distances)))
+    assert reached == set(range(len(found)))
+    assert len(found) == 2

@@ -75,6 +75,24 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--out", required=True, help="folder to write table.md, curves.png and runs.json to")
     report.add_argument("--at-step", type=int, required=True, help="env steps at which final scores are compared")
 
+    qre = commands.add_parser(
+        "qre",
+        help="the quantal response equilibria of a matrix game, and learners on it",
+        description="Find all logit quantal response equilibria of a cooperative matrix game along a path of "
+        "temperatures; write a table, figures, CSV and JSON.",
+    )
+    qre.add_argument("game", metavar="GAME", help="climbing, penalty, peaks, or a .yaml or .npy file with payoffs")
+    qre.add_argument(
+        "--alpha", default="0.3:30:40", help="temperatures: 1.5, a list 0.5,1,2 or a path FROM:TO:COUNT (%(default)s)"
+    )
+    qre.add_argument("--json", metavar="FILE", help="policies, values and residuals per temperature")
+    qre.add_argument("--out", metavar="FOLDER", help="of figures and CSV (default: results/qre/GAME)")
+    qre.add_argument("--start", metavar="P,P,…", help="where the learning curves start, for every agent (uniform)")
+    qre.add_argument(
+        "--compare", action="store_true", help="also train HASAC, MASAC and the default host's baselines on it"
+    )
+    qre.add_argument("--seeds", type=int, default=1, help="runs of each with --compare (%(default)s)")
+
     commands.add_parser("options", help="explain every hyper-parameter of HASAC")
     return top
 
@@ -94,6 +112,19 @@ def main(argv: list[str] | None = None) -> None:
             from plugin_hasac.cli.report import report
 
             report(options.results, options.out, options.at_step)
+        elif options.command == "qre":
+            from plugin_hasac.cli.qre import qre
+
+            out, json_file = options.out, options.json
+            qre(
+                options.game,
+                options.alpha,
+                out,
+                json_file,
+                options.start,
+                options.seeds,
+                comparison=options.compare,
+            )
         elif options.command == "hosts":
             from plugin_hasac.cli import hosts
 

@@ -15,6 +15,8 @@ GAMES: dict[str, list[list[float]]] = {
     # Claus & Boutilier (1998), figures 3 and 4: miscoordination around the optimum is punished.
     "climbing": [[11, -30, 0], [-30, 7, 6], [0, 0, 5]],
     "penalty": [[10, 0, -100], [0, 2, 0], [-100, 0, 10]],
+    # Three equilibria, 5, 10 and 20, and a punishment between them.
+    "peaks": [[5, -20, -20], [-20, 10, -20], [-20, -20, 20]],
 }
 
 
