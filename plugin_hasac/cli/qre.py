@@ -53,6 +53,8 @@ def qre(
     name, payoff = read_game(game)
     alphas = temperatures(alpha)
     first = starting_policies(payoff, start)
+    if seeds < 1:
+        raise UserError(f"--seeds: {seeds} is not a whole number of at least 1.")
     folder = Path(out) if out else Path("results") / "qre" / name
     console = Console()
     with _progress() as progress:

@@ -43,7 +43,7 @@ def plot_equilibria(name: str, found: Sequence[Equilibrium], target: Path) -> No
     for panel in panels:
         panel.set(xscale="log", xlabel="temperature alpha")
         panel.grid(alpha=0.3)
-        panel.legend(fontsize="small")
+        panel.legend(fontsize="small", loc="center left")
     figure.suptitle(f"{name}: logit quantal response equilibria (hollow: saddles)")
     figure.savefig(target, dpi=130)
 
