@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Cli
+from rich.console import Console
+from rich.progress import Progress
 
 from plugin_hasac.cli import qre_compare
 from plugin_hasac.cli.main import main
+from plugin_hasac.cli.qre import comparison_table
 from plugin_hasac.envs.matrix_game import payoff_tensor
 from plugin_hasac.equilibria.dynamics import payoffs, policy_gradient, soft_iteration
 from plugin_hasac.equilibria.matrix_games import qre_residual
@@ -140,4 +144,16 @@ def test_deep_learner_ends_near_an_equilibrium(game: str, alpha: float) -> None:
 def test_a_baseline_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qre_compare, "BASELINE_STEPS", 400)
     payoff = np.array([[3.0, 1.0], [0.0, 2.0]])
-    assert qre_compare.train_in_host(payoff, "qmix", seed=1) in payoff.ravel().tolist()
+    assert min(abs(qre_compare.train_in_host(payoff, "happo", seed=1) - payoff.ravel())) < 1e-5
+
+
+def test_comparison_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qre_compare, "BASELINES", ("no_such_algorithm",))
+    monkeypatch.setattr(qre_compare, "UPDATES", 40)
+    payoff = np.array([[3.0, 1.0], [0.0, 2.0]])
+    rows = qre_compare.compare(payoff, [2.0], temperature_path(payoff, [2.0]), 1, Progress(disable=True))
+    assert [row["algorithm"] for row in rows] == ["hasac", "masac", "no_such_algorithm"]
+    assert all(0 <= row["distance"] <= 1 for row in rows[:2])
+    assert rows[0]["greedy_payoff"] in payoff
+    assert "no_such_algorithm failed in the host" in rows[2]["problem"]
+    Console(file=io.StringIO()).print(comparison_table("mine", rows))

@@ -190,7 +190,8 @@ def comparison_table(name: str, rows: Sequence[dict[str, Any]]) -> Table:
     for row in rows:
         distance = row.get("distance")
         cells = row["algorithm"], "" if row["alpha"] is None else f"{row['alpha']:.3g}", str(row["seed"])
-        table.add_row(*cells, f"{row['greedy_payoff']:.2f}", "" if distance is None else f"{distance:.4f}")
+        payoff = row["problem"] if "problem" in row else f"{row['greedy_payoff']:.2f}"
+        table.add_row(*cells, payoff, "" if distance is None else f"{distance:.4f}")
     return table
 
 

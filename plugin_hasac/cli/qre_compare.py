@@ -26,7 +26,8 @@ from plugin_hasac.learners.updaters import make_updater
 from plugin_hasac.modules.distributions import MaskedCategorical
 
 BASELINES = ("mappo", "happo", "maddpg", "qmix")
-BASELINE_STEPS = 10_000
+BASELINE_STEPS = 25_000
+REPETITIONS = 5  # of the game per episode of a baseline: PyMARLzoo+'s HAPPO fails on episodes of one step
 MAX_TEMPERATURES = 3
 UPDATES = 1200
 CPU = torch.device("cpu")
@@ -46,10 +47,7 @@ def compare(
 
     Returns:
         Rows with algorithm, alpha, seed, greedy payoff, and for ours the policies and their total variation distance
-        to the nearest QRE.
-
-    Raises:
-        RunFailedError: if a baseline's run fails.
+        to the nearest QRE. A baseline whose run failed has a ``problem`` instead of a payoff.
     """
     chosen = sorted(alphas)
     if len(chosen) > MAX_TEMPERATURES:
@@ -65,8 +63,12 @@ def compare(
                 progress.advance(task)
         for algorithm in BASELINES:
             progress.update(task, description=f"training {algorithm} in the host, seed {seed}")
-            value = train_in_host(payoff, algorithm, seed)
-            rows.append({"algorithm": algorithm, "alpha": None, "seed": seed, "greedy_payoff": value})
+            row: dict[str, Any] = {"algorithm": algorithm, "alpha": None, "seed": seed}
+            try:
+                row["greedy_payoff"] = train_in_host(payoff, algorithm, seed)
+            except RunFailedError as error:
+                row["problem"] = str(error)
+            rows.append(row)
             progress.advance(task)
     return rows
 
@@ -135,11 +137,12 @@ def train_in_host(payoff: Array, algorithm: str, seed: int) -> float:
     """
     command = [sys.executable, "-m", "plugin_hasac", "run", f"--config={algorithm}", "--env-config=matrix_game"]
     words = [f"env_args.payoff={json.dumps(payoff.tolist())}", f"seed={seed}", f"t_max={BASELINE_STEPS}"]
-    words += [f"test_interval={BASELINE_STEPS // 2}"]
+    words += [f"test_interval={BASELINE_STEPS // 2}", f"env_args.episode_limit={REPETITIONS}"]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([*command, "with", *words], cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RunFailedError(f"{algorithm} in the host failed: {done.stderr.strip().splitlines()[-1:]}")
+            said = done.stderr.strip().splitlines() or ["no message"]
+            raise RunFailedError(f"{algorithm} failed in the host: {said[-1]}")
         info = json.loads(next(Path(folder).rglob("info.json")).read_text())
     last = info["test_return_mean"][-1]
-    return float(last["value"] if isinstance(last, dict) else last)
+    return float(last["value"] if isinstance(last, dict) else last) / REPETITIONS
