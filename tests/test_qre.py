@@ -144,7 +144,7 @@ def test_deep_learner_ends_near_an_equilibrium(game: str, alpha: float) -> None:
 def test_a_baseline_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qre_compare, "BASELINE_STEPS", 400)
     payoff = np.array([[3.0, 1.0], [0.0, 2.0]])
-    assert min(abs(qre_compare.train_in_host(payoff, "happo", seed=1) - payoff.ravel())) < 1e-5
+    assert payoff.min() <= qre_compare.train_in_host(payoff, "happo", seed=1) <= payoff.max()
 
 
 def test_comparison_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +154,6 @@ def test_comparison_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> 
     rows = qre_compare.compare(payoff, [2.0], temperature_path(payoff, [2.0]), 1, Progress(disable=True))
     assert [row["algorithm"] for row in rows] == ["hasac", "masac", "no_such_algorithm"]
     assert all(0 <= row["distance"] <= 1 for row in rows[:2])
-    assert rows[0]["greedy_payoff"] in payoff
+    assert rows[0]["test_payoff"] in payoff
     assert "no_such_algorithm failed in the host" in rows[2]["problem"]
     Console(file=io.StringIO()).print(comparison_table("mine", rows))

@@ -186,11 +186,11 @@ def summary_table(name: str, payoff: Array, alphas: Sequence[float], found: Sequ
 
 def comparison_table(name: str, rows: Sequence[dict[str, Any]]) -> Table:
     """Trained learners."""
-    table = Table("algorithm", "alpha", "seed", "greedy payoff", "distance to a QRE", title=f"{name}: learners")
+    table = Table("algorithm", "alpha", "seed", "test payoff", "distance to a QRE", title=f"{name}: learners")
     for row in rows:
         distance = row.get("distance")
         cells = row["algorithm"], "" if row["alpha"] is None else f"{row['alpha']:.3g}", str(row["seed"])
-        payoff = row["problem"] if "problem" in row else f"{row['greedy_payoff']:.2f}"
+        payoff = row["problem"] if "problem" in row else f"{row['test_payoff']:.2f}"
         table.add_row(*cells, payoff, "" if distance is None else f"{distance:.4f}")
     return table
 

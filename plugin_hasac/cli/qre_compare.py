@@ -46,7 +46,7 @@ def compare(
         progress: to show.
 
     Returns:
-        Rows with algorithm, alpha, seed, greedy payoff, and for ours the policies and their total variation distance
+        Rows with algorithm, alpha, seed, payoff in a test (ours greedy), and for ours the policies and their total variation distance
         to the nearest QRE. A baseline whose run failed has a ``problem`` instead of a payoff.
     """
     chosen = sorted(alphas)
@@ -65,7 +65,7 @@ def compare(
             progress.update(task, description=f"training {algorithm} in the host, seed {seed}")
             row: dict[str, Any] = {"algorithm": algorithm, "alpha": None, "seed": seed}
             try:
-                row["greedy_payoff"] = train_in_host(payoff, algorithm, seed)
+                row["test_payoff"] = train_in_host(payoff, algorithm, seed)
             except RunFailedError as error:
                 row["problem"] = str(error)
             rows.append(row)
@@ -83,7 +83,7 @@ def _row(
         "algorithm": algorithm,
         "alpha": alpha,
         "seed": seed,
-        "greedy_payoff": float(payoff[tuple(int(policy.argmax()) for policy in policies)]),
+        "test_payoff": float(payoff[tuple(int(policy.argmax()) for policy in policies)]),
         "distance": float(min(distances)) if distances else None,
         "policies": [policy.tolist() for policy in policies],
     }
@@ -130,7 +130,7 @@ def _probabilities(hasac: Hasac, agent: int, obs: torch.Tensor, avail: torch.Ten
 
 
 def train_in_host(payoff: Array, algorithm: str, seed: int) -> float:
-    """Greedy payoff of one of the default host's own algorithms, trained in the host with its stock settings.
+    """Mean payoff in the last test of one of the default host's own algorithms, trained in the host with its stock settings.
 
     Raises:
         RunFailedError: if the run fails.
