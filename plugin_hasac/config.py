@@ -114,14 +114,16 @@ class HasacConfig:
         (lambda v: isinstance(v, str), "a drift functional's name, or the path of a class"),
         "what a step of a policy costs: none (HASAC), kl, squared_log_ratio, clipped, or your own my_module.MyDrift",
     )
-    drift_args: Mapping[str, Any] | None = option(None, _mapping(), "arguments of the drift, such as {strength: 0.5}")
+    drift_args: Mapping[str, Any] | None = option(
+        None, _mapping(), "arguments of the drift, such as {strength: 0.5}; what is null is left to the class"
+    )
     neighbourhood: str = option(
         "everything",
         (lambda v: isinstance(v, str), "a neighbourhood's name, or the path of a class"),
         "how far a step of a policy may go: everything (HASAC), kl_ball, or your own my_module.MyNeighbourhood",
     )
     neighbourhood_args: Mapping[str, Any] | None = option(
-        None, _mapping(), "arguments of the neighbourhood, such as {radius: 0.05}"
+        None, _mapping(), "arguments of the neighbourhood, such as {radius: 0.05}; what is null is left to the class"
     )
     anchor_interval: int = option(
         50, _integer(1), "updates per step: how long drift and neighbourhood are measured from the same policy"

@@ -36,6 +36,10 @@ SPREAD = ("--config=hasac", "--env-config=simple_spread")
         (("--config=hasac", "--env-config=gymma"), "leaves open which task"),
         (("--config=hasac", "--env-config=mamujoco", "with", "env_args.scenario=Antt"), "Did you mean 'Ant'?"),
         (("--config=hasac", "--env-config=mamujoco", "with", "n_step=0"), "n_step: 0 is not"),
+        ((*SPREAD, "with", "drift=kll"), "drift: unknown name 'kll'. Did you mean 'kl'?"),
+        ((*SPREAD, "with", "drift=kl", "drift_args.force=2"), "unknown key 'force' in drift_args"),
+        ((*SPREAD, "with", "drift=kl", "drift_args.epsilon=2"), "drift_args: 'kl' takes"),
+        ((*SPREAD, "with", "neighbourhood_args=3"), "neighbourhood_args: 3 is not a mapping"),
         ((*SPREAD, "--host=rllib"), "host rllib does not exist; expected 'pymarlzooplus' or the path"),
     ],
 )

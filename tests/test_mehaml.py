@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import Cli
 from test_hasac import CPU, make, matrix_game_replay, random_batch
 
 from plugin_hasac.components.action_spaces import Box, Categorical
@@ -110,6 +112,8 @@ def test_a_users_own_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("kl", {"force": 1}, "drift_args: 'kl' takes .*strength.* but was given"),
         ("no_such_module.Drift", {}, "cannot import 'no_such_module.Drift'"),
         ("pathlib.Path", {}, "is not a subclass"),
+        ("kl", {"strength": -1.0}, "must never be negative"),
+        ("kl", {"strength": "strong"}, "drift_args: 'kl' takes"),
     ],
 )
 def test_impossible_drifts_say_why(name: str, arguments: dict[str, Any], message: str) -> None:
@@ -121,6 +125,9 @@ def test_hasac_is_the_instance_without_both() -> None:
     assert make_drift("none", {}) is None
     assert make_neighbourhood("everything", None) is None
     assert isinstance(make_neighbourhood("kl_ball", {"radius": 0.1}), KLBall)
+    with pytest.raises(UserError, match="radius 0 is not positive"):
+        make_neighbourhood("kl_ball", {"radius": 0})
+    assert make_drift("kl", {"strength": None, "epsilon": None}).strength == 1.0  # type: ignore[union-attr]
     assert not make().mirror.active
 
 
@@ -294,3 +301,31 @@ def test_the_path_that_runs_is_named() -> None:
     assert "no drift or neighbourhood" in make_updater(make(task, drift="kl"), replay).description
     assert CPU.type == "cpu"
     assert "gradients by hand" in make_updater(make(task), replay).description
+
+
+def test_an_instance_trains_in_the_host(cli: Cli) -> None:
+    """With continuous actions, a saved model, and its evaluation."""
+    small = [
+        "batch_size_run=4",
+        "hidden_sizes=[16]",
+        "replay_batch_size=32",
+        "warmup_steps=100",
+        "t_max=400",
+        "tuned=False",
+    ]
+    small += ["test_interval=200", "test_nepisode=4", "env_args.continuous_actions=True", "train_interval=10", "seed=1"]
+    small += ["neighbourhood=kl_ball", "neighbourhood_args.radius=0.1", "anchor_interval=5"]
+    words = ("--config=hasac_kl", "--env-config=mpe", "with", *small)
+    done = cli(*words, "save_model=True", "save_model_interval=200", "runner_log_interval=100")
+    assert done.code == 0, done.stderr
+    config = json.loads((done.runs("hasac_kl")[-1] / "config.json").read_text())
+    assert config["drift_args"] == {"strength": 0.5, "epsilon": None}
+    assert config["neighbourhood_args"] == {"radius": 0.1}
+    models = done.runs("hasac_kl")[-1] / "models"
+    step = max(int(path.name) for path in models.iterdir())
+    again = cli(*words, f"checkpoint_path={models}", f"load_step={step}", "evaluate=True")
+    assert again.code == 0, again.stderr
+    steps = done.info("hasac_kl")["test_return_mean_T"]
+    assert step in steps
+    value = done.info("hasac_kl")["test_return_mean"][steps.index(step)]
+    assert again.info("hasac_kl")["test_return_mean"][-1] == value

@@ -46,8 +46,8 @@ def compare(
         progress: to show.
 
     Returns:
-        Rows with algorithm, alpha, seed, payoff in a test (ours greedy), and for ours the policies and their total variation distance
-        to the nearest QRE. A baseline whose run failed has a ``problem`` instead of a payoff.
+        Rows with algorithm, alpha, seed, payoff in a test (ours greedy), and for ours the policies and their total
+        variation distance to the nearest QRE. A baseline whose run failed has a ``problem`` instead of a payoff.
     """
     chosen = sorted(alphas)
     if len(chosen) > MAX_TEMPERATURES:
@@ -130,7 +130,7 @@ def _probabilities(hasac: Hasac, agent: int, obs: torch.Tensor, avail: torch.Ten
 
 
 def train_in_host(payoff: Array, algorithm: str, seed: int) -> float:
-    """Mean payoff in the last test of one of the default host's own algorithms, trained in the host with its stock settings.
+    """Mean payoff in the last test of one of the default host's own algorithms, trained there with stock settings.
 
     Raises:
         RunFailedError: if the run fails.

@@ -10,6 +10,7 @@ from plugin_hasac.config import HasacConfig, check_keys
 from plugin_hasac.envs import REGISTRY as OUR_ENVS
 from plugin_hasac.errors import UserError, did_you_mean
 from plugin_hasac.hosts.base import PLUGIN_CONFIG, Host, merged, read_yaml
+from plugin_hasac.mehaml.registry import make_drift, make_neighbourhood
 
 LEARNER = "hasac_learner"
 
@@ -59,11 +60,7 @@ def check(host: Host, alg: str, env: str, words: Sequence[str]) -> tuple[dict[st
             f"checkpoint_path: {checkpoint} is not a 'models' folder of an earlier run (with one folder per step)."
         )
     if ours:
-        HasacConfig.from_mapping(config)
-        if not config.get("common_reward", True):
-            raise UserError(
-                "common_reward: False gives every agent a reward of its own; HASAC is cooperative: use True."
-            )
+        _check_ours(config, changes, {**env_values, **alg_values})
     name, names = str(config.get("env")), host.env_names()  # last, since it imports the host
     if name not in names:
         raise UserError(
@@ -73,6 +70,18 @@ def check(host: Host, alg: str, env: str, words: Sequence[str]) -> tuple[dict[st
     if name in OUR_ENVS and not ours:
         refuse_spaces(name, env_args)
     return config, additions, notice
+
+
+def _check_ours(config: Mapping[str, Any], changes: Mapping[str, Any], in_yaml: Mapping[str, Any]) -> None:
+    """What only HASAC asks for. Raises UserError."""
+    hasac = HasacConfig.from_mapping(config)
+    for key in ("drift_args", "neighbourhood_args"):
+        own = in_yaml.get(key) or {}
+        check_keys(changes.get(key) or {}, set(own), f"in {key}, which has {', '.join(own) or 'none'} in its YAML")
+    make_drift(hasac.drift, hasac.drift_args)
+    make_neighbourhood(hasac.neighbourhood, hasac.neighbourhood_args)
+    if not config.get("common_reward", True):
+        raise UserError("common_reward: False gives every agent a reward of its own; HASAC is cooperative: use True.")
 
 
 def task_settings(config: Mapping[str, Any], changes: Mapping[str, Any], ours: bool) -> tuple[list[str], str]:

@@ -79,7 +79,7 @@ class KLDrift(Drift):
     under = "new"
 
     def __init__(self, strength: float = 1.0) -> None:
-        self.strength = strength
+        self.strength = float(strength)
 
     def integrand(self, log_ratio: Tensor, advantage: Tensor) -> Tensor:
         """See :class:`Drift`."""
@@ -100,7 +100,7 @@ class SquaredLogRatioDrift(Drift):
     """
 
     def __init__(self, strength: float = 1.0) -> None:
-        self.strength = strength
+        self.strength = float(strength)
 
     def integrand(self, log_ratio: Tensor, advantage: Tensor) -> Tensor:
         """See :class:`Drift`."""
@@ -120,7 +120,7 @@ class ClippedDrift(Drift):
     uses_advantage = True
 
     def __init__(self, epsilon: float = 0.2) -> None:
-        self.epsilon = epsilon
+        self.epsilon = float(epsilon)
 
     def integrand(self, log_ratio: Tensor, advantage: Tensor) -> Tensor:
         """See :class:`Drift`."""

@@ -31,10 +31,15 @@ class KLBall(Neighbourhood):
 
     Args:
         radius: in nats.
+
+    Raises:
+        ValueError: unless it is positive.
     """
 
     def __init__(self, radius: float = 0.05) -> None:
-        self.radius = radius
+        self.radius = float(radius)
+        if not self.radius > 0:
+            raise ValueError(f"radius {radius} is not positive: no policy could ever move")
 
     def contains(self, new: Distribution, old: Distribution, weight: Tensor) -> Tensor:
         """See :class:`Neighbourhood`."""

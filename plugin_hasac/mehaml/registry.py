@@ -33,7 +33,7 @@ def make_drift(name: str, arguments: Mapping[str, Any] | None) -> Drift | None:
 
     Args:
         name: key of :data:`DRIFTS`, ``none``, or ``package.module.Class`` of one's own.
-        arguments: of the class.
+        arguments: of the class; those that are ``None`` are left to its defaults.
 
     Raises:
         UserError: if there is no such class, it does not take the arguments, or it is no drift functional.
@@ -100,12 +100,12 @@ def _make(
             f"{key}: unknown name '{name}'.{did_you_mean(name, choices)} Expected one of {', '.join(choices)}, "
             "or the path of your own class such as my_module.MyClass."
         )
+    given = {key: value for key, value in (arguments or {}).items() if value is not None}
     try:
-        return chosen(**(arguments or {}))
-    except TypeError as error:
-        raise UserError(
-            f"{key}_args: '{name}' takes {inspect.signature(chosen)}, but was given {dict(arguments or {})} ({error})."
-        ) from error
+        return chosen(**given)
+    except (TypeError, ValueError) as error:
+        takes = inspect.signature(chosen)
+        raise UserError(f"{key}_args: '{name}' takes {takes}, but was given {given} ({error}).") from error
 
 
 def _imported(key: str, name: str, base: type) -> Any:
