@@ -118,3 +118,14 @@ def test_stable_equilibria_are_those_that_iteration_reaches() -> None:
         reached.add(int(np.argmin(distances)))
     assert reached == set(range(len(found)))
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("game", ["climbing", "penalty", "peaks"])
+def test_number_of_equilibria_is_odd(game: str) -> None:
+    """So it is at almost every temperature, by the index theorem; one that was missed would make it even."""
+    alphas = [0.5, 2.0, 6.0, 8.5, 12.0]
+    path = temperature_path(payoff_tensor(game), alphas, random_starts=60)
+    for alpha in alphas:
+        found = [each for each in path if each.alpha == alpha]
+        assert len(found) % 2 == 1
+        assert any(each.stable for each in found)

@@ -1,4 +1,4 @@
-"""Small cooperative Markov games, given as tensors, solved exactly in float64: Liu et al., ICLR 2024, sections 3 to 5.
+"""Small cooperative Markov games, given as tensors, solved exactly in float64 (theory: Liu et al., ICLR 2024).
 
 A matrix game is a Markov game with one state and gamma 0 (:meth:`MarkovGame.from_payoff`).
 """
@@ -80,7 +80,7 @@ def over_actions(tensor: Array, policies: Sequence[Array], kept: int | None = No
 
 
 def soft_values(game: MarkovGame, policies: Sequence[Array], alphas: Sequence[float]) -> tuple[Array, Array]:
-    """Joint soft policy evaluation, by solving its linear equations (paper equations 4 and 5).
+    """Joint soft policy evaluation, by solving its linear equations (the paper's joint soft policy evaluation).
 
     ``V = E_pi[Q(s, a) - sum_i alpha_i log pi_i]`` and ``Q = r + gamma E[V(s')]``; with alphas of 0 the plain values.
 
@@ -101,15 +101,15 @@ def entropy(policy: Array) -> Array:
 
 
 def objective(game: MarkovGame, policies: Sequence[Array], alphas: Sequence[float]) -> float:
-    """Maximum-entropy objective J(pi) (paper equation 3); with alphas of 0 the expected return, the social value."""
+    """Maximum-entropy objective J(pi) of the paper; with alphas of 0 the expected return, which is the social value."""
     return float(game.start @ soft_values(game, policies, alphas)[0])
 
 
 def residual(game: MarkovGame, policies: Sequence[Array], alphas: Sequence[float]) -> float:
     """Largest total variation distance, over agents and states, of a policy to its quantal response; 0 at a QRE.
 
-    A quantal response is ``pi_i(a_i|s) ∝ exp(E_{a_-i}[Q(s, a)] / alpha_i)`` with the soft Q of the joint policy (paper
-    definition 3 and theorem 3).
+    A quantal response is ``pi_i(a_i|s) ∝ exp(E_{a_-i}[Q(s, a)] / alpha_i)`` with the soft Q of the joint policy (the
+    paper's representation of a QRE).
     """
     _, q = soft_values(game, policies, alphas)
     distances = []
@@ -148,7 +148,9 @@ def heterogeneous_soft_policy_iteration(
     tolerance: float = 1e-10,
     max_sweeps: int = 10_000,
 ) -> Iteration:
-    """Evaluate, then let every agent make its mirror step in turn, until nobody moves (paper algorithm 1).
+    """Evaluate, then let every agent make its mirror step in turn, until nobody moves.
+
+    The paper's heterogeneous-agent soft policy iteration (HASPI), and with a drift or neighbourhood MEHAML.
 
     Args:
         game: small enough to enumerate.

@@ -1,1 +1,1 @@
-"""MEHAML: the template of which HASAC is one instance (Liu et al., ICLR 2024, section 5)."""
+"""MEHAML: the template of which HASAC is one instance (Liu et al., ICLR 2024)."""

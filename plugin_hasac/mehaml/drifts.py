@@ -1,6 +1,6 @@
 """Drift functionals: what a step of a policy costs, beside what it gains.
 
-MEHAML's agents maximise, one after the other, the mirror objective (Liu et al., ICLR 2024, section 5)
+MEHAML's agents maximise, one after the other, the mirror objective (Liu et al., ICLR 2024)
 
     E_s[ E_{a ~ pi-bar_{1:m-1}, pi-hat_i}[ Q(s, a) - alpha log pi-hat_i ] - D_i(pi-hat_i | s, pi-bar_{1:m-1}) ].
 
@@ -110,7 +110,7 @@ class SquaredLogRatioDrift(Drift):
 class ClippedDrift(Drift):
     """``E_{a ~ pi}[max(0, (rho - clip(rho, 1 - epsilon, 1 + epsilon)) A(a))]`` with ``rho = pi-hat(a) / pi(a)``.
 
-    What PPO's clipping takes away from the gain (Kuba et al., "Mirror Learning", ICML 2022, section 4), here with the
+    What PPO's clipping takes away from the gain (Kuba et al., "Mirror Learning", ICML 2022), here with the
     soft advantage: beyond the clipping range a step gains nothing more.
 
     Args:

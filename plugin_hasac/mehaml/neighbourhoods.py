@@ -1,4 +1,4 @@
-"""Neighbourhoods U(pi): the policies that a step from pi may reach (Liu et al., ICLR 2024, section 5)."""
+"""Neighbourhoods U(pi): the policies that a step from pi may reach (Liu et al., ICLR 2024)."""
 
 from __future__ import annotations
 
