@@ -224,6 +224,7 @@ class MLPPass:
                 self.backward(slope[each], each)
             return
         layers = self.layers(slot)
+        given = slope  # kept until the side stream has read it: its memory must not be handed out again before
         for k in range(len(layers) - 1, -1, -1):
             with self._beside():
                 self._weight_gradients(k, slope, slot)
@@ -233,6 +234,7 @@ class MLPPass:
                 deactivate(self.activation, slope, below.pre, layer.post)
         if self._side is not None:
             torch.cuda.current_stream().wait_stream(self._side)
+        del given
 
     def _affine(self, layer: Layer, out: Tensor) -> Tensor:
         if not self._on_cpu:
