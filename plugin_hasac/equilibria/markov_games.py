@@ -1,5 +1,7 @@
 """Small cooperative Markov games, given as tensors, solved exactly in float64 (theory: Liu et al., ICLR 2024).
 
+Equation numbers are those of ``docs/mehaml.md``.
+
 A matrix game is a Markov game with one state and gamma 0 (:meth:`MarkovGame.from_payoff`).
 """
 
@@ -80,7 +82,7 @@ def over_actions(tensor: Array, policies: Sequence[Array], kept: int | None = No
 
 
 def soft_values(game: MarkovGame, policies: Sequence[Array], alphas: Sequence[float]) -> tuple[Array, Array]:
-    """Joint soft policy evaluation, by solving its linear equations (the paper's joint soft policy evaluation).
+    """Joint soft policy evaluation, by solving its linear equations (equation 2).
 
     ``V = E_pi[Q(s, a) - sum_i alpha_i log pi_i]`` and ``Q = r + gamma E[V(s')]``; with alphas of 0 the plain values.
 
@@ -101,15 +103,15 @@ def entropy(policy: Array) -> Array:
 
 
 def objective(game: MarkovGame, policies: Sequence[Array], alphas: Sequence[float]) -> float:
-    """Maximum-entropy objective J(pi) of the paper; with alphas of 0 the expected return, which is the social value."""
+    """Maximum-entropy objective J(pi), equation 1; with alphas of 0 the expected return, which is the social value."""
     return float(game.start @ soft_values(game, policies, alphas)[0])
 
 
 def residual(game: MarkovGame, policies: Sequence[Array], alphas: Sequence[float]) -> float:
     """Largest total variation distance, over agents and states, of a policy to its quantal response; 0 at a QRE.
 
-    A quantal response is ``pi_i(a_i|s) ∝ exp(E_{a_-i}[Q(s, a)] / alpha_i)`` with the soft Q of the joint policy (the
-    paper's representation of a QRE).
+    A quantal response is ``pi_i(a_i|s) ∝ exp(E_{a_-i}[Q(s, a)] / alpha_i)`` with the soft Q of the joint policy
+    (equation 3).
     """
     _, q = soft_values(game, policies, alphas)
     distances = []
@@ -150,7 +152,8 @@ def heterogeneous_soft_policy_iteration(
 ) -> Iteration:
     """Evaluate, then let every agent make its mirror step in turn, until nobody moves.
 
-    The paper's heterogeneous-agent soft policy iteration (HASPI), and with a drift or neighbourhood MEHAML.
+    The paper's heterogeneous-agent soft policy iteration (HASPI, equation 4), and with a drift or neighbourhood MEHAML
+    (equation 5).
 
     Args:
         game: small enough to enumerate.

@@ -2,7 +2,7 @@
 
 A joint policy is a quantal response equilibrium (QRE) if every agent plays
 ``pi_i(a_i) ∝ exp(E_{a_-i ~ pi_-i}[payoff(a)] / alpha_i)`` (Liu et al., ICLR 2024; McKelvey & Palfrey, 1995).
-In a one-shot game the soft Q of a joint action is its payoff.
+In a one-shot game the soft Q of a joint action is its payoff. Equation numbers are those of ``docs/mehaml.md``.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def expected_payoffs(payoff: Array, policies: Sequence[Array], agent: int) -> Ar
 
 
 def quantal_response(payoff: Array, policies: Sequence[Array], agent: int, alpha: float) -> Array:
-    """The policy of one agent that maximises expected payoff plus alpha times entropy, the others fixed."""
+    """The policy of one agent that maximises expected payoff plus alpha times entropy, others fixed (equation 4)."""
     logits = expected_payoffs(payoff, policies, agent) / alpha
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
 
 
 def soft_objective(payoff: Array, policies: Sequence[Array], alphas: Sequence[float]) -> float:
-    """Maximum-entropy objective: expected payoff plus ``sum_i alpha_i H(pi_i)``, in payoff units."""
+    """Maximum-entropy objective (equation 1): expected payoff plus ``sum_i alpha_i H(pi_i)``, in payoff units."""
     value = float(expected_payoffs(payoff, policies, 0) @ policies[0])
     for policy, alpha in zip(policies, alphas, strict=True):
         positive = policy[policy > 0]
@@ -46,7 +46,7 @@ def soft_objective(payoff: Array, policies: Sequence[Array], alphas: Sequence[fl
 
 
 def qre_residual(payoff: Array, policies: Sequence[Array], alphas: Sequence[float]) -> float:
-    """Largest total variation distance between an agent's policy and its quantal response; 0 at a QRE."""
+    """Largest total variation distance between an agent's policy and its quantal response; 0 at a QRE (equation 3)."""
     return max(
         0.5 * float(np.abs(policies[i] - quantal_response(payoff, policies, i, alphas[i])).sum())
         for i in range(payoff.ndim)

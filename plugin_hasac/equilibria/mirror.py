@@ -1,4 +1,7 @@
-"""The mirror step of one agent, exactly: what a policy does against known values of its actions."""
+"""The mirror step of one agent, exactly: what a policy does against known values of its actions.
+
+Equations 4 (no drift) and 5 of ``docs/mehaml.md``.
+"""
 
 from __future__ import annotations
 
