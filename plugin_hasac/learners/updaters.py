@@ -128,6 +128,8 @@ class GraphUpdater(FastUpdater):
             self._capture(f"agent {agent}", partial(update.update_actor, agent, resample=config.sequential_update))
             self._capture(f"agent {agent} last", partial(update.update_actor, agent, resample=False))
         self._capture("finish", finish)
+        # Each capture first resets the generators' offset on its stream; a replay sets it on the current one.
+        torch.cuda.current_stream().wait_stream(self.stream)
 
     def _capture(self, name: str, work: Callable[[], None]) -> None:
         graph = torch.cuda.CUDAGraph()
