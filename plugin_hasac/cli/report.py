@@ -1,38 +1,87 @@
-"""``hasac report``: a table, a figure and a small JSON file from runs' folders."""
+"""``hasac report``: tables, figures, a page and JSON files from runs' folders."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.markdown import Markdown
 
-from plugin_hasac.bench.curves import plot_comparison
+from plugin_hasac.bench.comparison import compare
 from plugin_hasac.bench.records import find_records, write_records
-from plugin_hasac.bench.tables import markdown_table
+from plugin_hasac.errors import UserError
 
 
-def report(places: Sequence[str], out: str, at_step: int) -> None:
-    """Write ``runs.json``, ``table.md`` and ``curves.png``, and print the table.
+def report(places: Sequence[str], out: str, at_step: int | None = None, metric: str = "return") -> None:
+    """Write ``runs.json``, tables, figures, ``marl_eval.json``, ``problems.txt`` and ``report.html``; print the tables.
 
     Args:
-        places: folders with sacred runs, or ``runs.json`` files of earlier reports.
+        places: folders with runs of sacred or HARL, or ``runs.json`` files of earlier reports.
         out: the folder to write to.
-        at_step: env steps at which final scores are compared.
+        at_step: env steps at which scores are compared; without it the largest that all complete runs reached.
+        metric: ``return``, ``win_rate``, ``ep_length``, or X of a logged ``test_X_mean``.
 
     Raises:
-        UserError: if a place holds no runs.
+        UserError: if a place holds no runs, nothing can be compared, or a package is missing.
     """
-    records, problems = find_records([Path(place) for place in places])
     console = Console()
-    for problem in problems:
-        console.print(f"left out: {problem}", style="yellow")
+    records, unreadable = find_records([Path(place) for place in places])
+    for problem in unreadable if not records else ():
+        console.print(problem, style="yellow", highlight=False, markup=False)
+    if not records:
+        raise UserError(f"no run in {', '.join(places)} can be read; see above.")
+    if at_step is not None and at_step < 1:
+        raise UserError(f"--at-step {at_step} is not a number of env steps: expected at least 1.")
+    comparison = compare(records, unreadable, metric, at_step)
+
+    # Slow to import, and the first of these says what to install if it is missing.
+    from plugin_hasac.bench import tables
+    from plugin_hasac.bench.marl_eval import marl_eval_data
+    from plugin_hasac.bench.statistics import REPETITIONS
+
+    with console.status(
+        f"{len(comparison.records)} runs at step {comparison.at_step:,}: {REPETITIONS} bootstrap samples"
+    ):
+        from plugin_hasac.bench import figures
+        from plugin_hasac.bench.page import html_page
+
+        scores = tables.Scores.of(comparison)
+        found = tables.tables(scores)
+        data, refused = marl_eval_data(comparison)
+        comparison.problems.extend(refused)
+        palette = figures.Palette(comparison.algorithms)
+        pictures = {"curves": figures.curves(comparison, palette)}
+        if comparison.shared_tasks:
+            pictures["profiles"] = figures.profiles(comparison, palette)
+            pictures["efficiency"] = figures.efficiency(comparison, palette)
+            pairs = figures.improvement(comparison, palette)
+            if pairs:
+                pictures["improvement"] = pairs
+        by_task = [figures.curves(comparison, palette, [task]) for task in comparison.tasks]
+        page = html_page(scores, found, [*by_task, *(pictures[name] for name in pictures if name != "curves")])
+
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    table = markdown_table(records, at_step)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder} is not a folder that can be written to: {error}") from error
     write_records(records, folder / "runs.json")
-    (folder / "table.md").write_text(table)
-    plot_comparison(records, folder / "curves.png")
-    console.print(Markdown(table))
-    console.print(f"{len(records)} runs; written to {folder}")
+    for name, picture in pictures.items():
+        picture.save(folder / f"{name}.png")
+    (folder / "table.md").write_text(tables.markdown(found))
+    (folder / "table.tex").write_text(tables.latex(found))
+    (folder / "table.csv").write_text(tables.to_csv(tables.csv_rows(scores)))
+    (folder / "marl_eval.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / "problems.txt").write_text("".join(f"{problem}\n" for problem in comparison.problems))
+    (folder / "report.html").write_text(page)
+
+    for problem in comparison.problems:
+        console.print(problem, style="yellow", highlight=False, markup=False)
+    console.print(Markdown(tables.markdown(found)))
+    console.print(
+        f"{len(comparison.records)} of {len(records) + len(unreadable)} runs compared at step {comparison.at_step:,}, "
+        f"{len(comparison.problems)} problems; written to {folder}",
+        highlight=False,
+    )

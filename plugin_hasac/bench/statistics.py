@@ -1,0 +1,189 @@
+"""Statistics of a handful of runs, by rliable (Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice").
+
+All intervals are 95% percentile intervals of the stratified bootstrap over seeds: seeds are drawn with replacement within each
+task. They are the same in every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.stats
+
+from plugin_hasac.bench.comparison import Comparison, values_of
+from plugin_hasac.bench.records import Record
+from plugin_hasac.errors import UserError
+
+try:
+    from rliable import library, metrics
+except ImportError as error:
+    raise UserError(
+        f"hasac report needs packages that are missing ({error}): pip install 'plugin_hasac[report]'"
+    ) from error
+
+REPETITIONS = 2000
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores of one algorithm, in the metric's units or normalised.
+
+    Attributes:
+        n: number of seeds.
+        mean, iqm: mean and interquartile mean over seeds (and tasks).
+        deviation: sample standard deviation over seeds (divisor n - 1); None for one seed, and over several tasks.
+        mean_interval, iqm_interval: their 95% intervals; None for one seed.
+    """
+
+    n: int
+    mean: float
+    iqm: float
+    deviation: float | None
+    mean_interval: Interval | None
+    iqm_interval: Interval | None
+
+
+def summarize(scores: np.ndarray) -> Summary:
+    """Summarise scores ``(n_seeds, n_tasks)``."""
+    n, n_tasks = scores.shape
+    deviation = float(scores[:, 0].std(ddof=1)) if n > 1 and n_tasks == 1 else None
+    (mean, iqm), interval = _estimate(
+        scores, lambda sample: np.array([metrics.aggregate_mean(sample), metrics.aggregate_iqm(sample)])
+    )
+    if interval is None:
+        return Summary(n, mean, iqm, deviation, None, None)
+    (mean_low, iqm_low), (mean_high, iqm_high) = interval
+    return Summary(n, mean, iqm, deviation, (mean_low, mean_high), (iqm_low, iqm_high))
+
+
+def best(summaries: Mapping[str, Summary], statistic: str) -> set[str]:
+    """The algorithms whose interval of a statistic (``mean`` or ``iqm``) overlaps that of the highest one.
+
+    One seed has no interval; its value stands for it.
+    """
+    intervals = {
+        name: getattr(summary, f"{statistic}_interval") or (getattr(summary, statistic),) * 2
+        for name, summary in summaries.items()
+    }
+    top = max(summaries, key=lambda name: getattr(summaries[name], statistic))
+    low, high = intervals[top]
+    return {name for name, (other_low, other_high) in intervals.items() if other_high >= low and other_low <= high}
+
+
+def iqm_over_steps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """IQM at each step of ``(n_seeds, n_tasks, n_steps)``.
+
+    Returns:
+        The IQM, ``(n_steps,)``, and its intervals, ``(2, n_steps)``, or None for one seed.
+    """
+
+    def iqm(sample: np.ndarray) -> np.ndarray:  # rliable's aggregate_iqm of each step, in one call
+        return scipy.stats.trim_mean(sample.reshape(-1, sample.shape[-1]), 0.25, axis=0)
+
+    return _estimate(values, iqm)
+
+
+def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Fraction of runs ``(n_seeds, n_tasks)`` above each threshold, and its intervals ``(2, n_thresholds)``."""
+    return _estimate(scores, lambda sample: (sample[..., None] > thresholds).mean((0, 1)))
+
+
+def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> tuple[float, Interval | None]:
+    """Probability that a run of one algorithm scores higher than one of another, averaged over tasks; ties count half.
+
+    Args:
+        first: ``(n_seeds, n_tasks)``.
+        second: ``(m_seeds, n_tasks)``.
+    """
+
+    def probability(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        # The Mann-Whitney U over n m of rliable's function of this name, which works out a p-value each time as well.
+        above = x[:, None] - y[None]
+        return np.array([((above > 0) + 0.5 * (above == 0)).mean()])
+
+    if min(len(first), len(second)) < 2:
+        return float(probability(first, second)[0]), None
+    with _same_draws():
+        values, intervals = library.get_interval_estimates({"": [first, second]}, probability, reps=REPETITIONS)
+    return float(values[""][0]), (float(intervals[""][0, 0]), float(intervals[""][1, 0]))
+
+
+class Normalizer:
+    """Scales a task's values to [0, 1]: 0 is the lowest test of all compared runs up to ``at_step``, 1 the highest.
+
+    Win rates stay as they are. A task whose tests are all equal becomes 0.
+    """
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.ranges: dict[str, Interval] = {}
+        for task, by_algorithm in comparison.runs.items():
+            values = [value for runs in by_algorithm.values() for run in runs for _, value in comparison.tests(run)]
+            self.ranges[task] = (0.0, 1.0) if comparison.metric == "win_rate" else (min(values), max(values))
+
+    def __call__(self, task: str, values: np.ndarray) -> np.ndarray:
+        """Normalise values of a task."""
+        low, high = self.ranges[task]
+        return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def normalized_scores(comparison: Comparison) -> dict[str, np.ndarray]:
+    """Normalised scores ``(n_seeds, n_tasks)`` of each algorithm over the shared tasks.
+
+    With unequal numbers of seeds, the smallest number, and the smallest seeds, count on each task.
+    """
+    normalize = Normalizer(comparison)
+    tasks = comparison.shared_tasks
+    matrices = {}
+    for algorithm in comparison.algorithms if tasks else []:
+        columns = [normalize(task, comparison.scores(task, algorithm)) for task in tasks]
+        matrices[algorithm] = np.stack([column[: min(map(len, columns))] for column in columns], axis=1)
+    return matrices
+
+
+def on_one_grid(runs: Sequence[Record], metric: str, grid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Values of runs at the same env steps, linear between a run's tests.
+
+    Args:
+        runs: at least one.
+        metric: of the values.
+        grid: env steps; without it those of the run with the fewest tests, within what all runs cover.
+
+    Returns:
+        The steps, ``(n_steps,)``, and values, ``(n_runs, n_steps)``.
+    """
+    if grid is None:
+        grid = shared_grid(runs)
+    return grid, np.array([np.interp(grid, run.steps, values_of(run, metric)) for run in runs])
+
+
+def shared_grid(runs: Sequence[Record], limit: float = np.inf) -> np.ndarray:
+    """Steps of the run with the fewest tests that all runs cover, up to a limit."""
+    start = max(run.steps[0] for run in runs)
+    end = min(limit, min(run.steps[-1] for run in runs))
+    coarsest = np.array(min(runs, key=lambda run: len(run.steps)).steps)
+    grid = coarsest[(coarsest >= start) & (coarsest <= end)]
+    return grid if len(grid) else np.array([end])
+
+
+def _estimate(sample: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """A statistic and its intervals, ``(2, …)``; seeds are the sample's first dimension."""
+    if len(sample) < 2:
+        return function(sample), None
+    with _same_draws():
+        values, intervals = library.get_interval_estimates({"": sample}, function, reps=REPETITIONS)
+    return values[""], intervals[""]
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    """Rliable draws from numpy's global generator, whatever generator it is given; seed it, and put it back."""
+    state = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
