@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 
 import numpy as np
 
 from plugin_hasac.bench.records import Record
-from plugin_hasac.errors import UserError
+from plugin_hasac.errors import UserError, did_you_mean
 
 TOLERANCE = 0.02  # hosts test a little before or after their interval
 
@@ -21,12 +22,14 @@ class Comparison:
     Attributes:
         metric: as named on the command line.
         at_step: env steps at which scores are compared.
+        ranges: lowest and highest possible score of tasks for which they were given.
         runs: the runs by task and algorithm, in the order of seeds; both sorted, HASAC first.
         problems: one line for each thing that is missing, broken or worth knowing.
     """
 
     metric: str
     at_step: int
+    ranges: dict[str, tuple[float, float]]
     runs: dict[str, dict[str, list[Record]]]
     problems: list[str]
 
@@ -62,23 +65,31 @@ class Comparison:
 
 
 def compare(
-    records: Sequence[Record], problems: Sequence[str] = (), metric: str = "return", at_step: int | None = None
+    records: Sequence[Record],
+    problems: Sequence[str] = (),
+    metric: str = "return",
+    at_step: int | None = None,
+    ranges: Mapping[str, tuple[float, float]] = MappingProxyType({}),
 ) -> Comparison:
     """Choose the runs to compare, and list the rest.
 
-    A run counts if one of its tests lies within 2% of ``at_step`` or beyond, however it ended. Of runs with the same task, algorithm
-    and seed, the one whose tests go furthest counts, then a completed one, then the one listed last.
+    A run counts if one of its tests lies within 2% of ``at_step`` or beyond, however it ended. Of runs with the same
+    task, algorithm and seed, the one whose tests go furthest counts, then a completed one, then the one listed last.
 
     Args:
         records: all runs.
         problems: lines on runs that could not be read.
         metric: see :meth:`Record.values`.
         at_step: env steps of the scores; without it the largest that all complete runs reached.
+        ranges: lowest and highest possible score of tasks.
 
     Raises:
-        UserError: if nothing can be compared.
+        UserError: if nothing can be compared, or a range is that of no task.
     """
     found = list(problems)
+    tasks = {run.task for run in records}
+    for task in set(ranges) - tasks:
+        raise UserError(f"--range: no run is of the task '{task}'.{did_you_mean(task, tasks)}")
     usable = _with_metric(records, metric, found)
     usable = _one_per_seed(usable, found)
     if at_step is None:
@@ -90,9 +101,7 @@ def compare(
         if early:
             found.append(f"left out: {run.label}: ended at step {run.steps[-1]:,} of {at_step:,}{_status(run)}")
         elif late:
-            found.append(
-                f"left out: {run.label}: its first test, at step {run.steps[0]:,}, comes after step {at_step:,}"
-            )
+            found.append(f"left out: {run.label}: first tested at step {run.steps[0]:,}, after {at_step:,}")
         else:
             chosen.setdefault(run.task, {}).setdefault(run.algorithm, []).append(run)
             if not run.complete:
@@ -106,7 +115,11 @@ def compare(
         }
         for task in sorted(chosen)
     }
-    comparison = Comparison(metric, at_step, runs, found)
+    comparison = Comparison(metric, at_step, dict(ranges), runs, found)
+    for task, (low, high) in ranges.items():
+        scores = [score for name in runs.get(task, {}) for score in comparison.scores(task, name)]
+        if scores and not low <= min(scores) <= max(scores) <= high:
+            raise UserError(f"--range {task}={low:g}:{high:g}: its scores lie in [{min(scores):g}, {max(scores):g}].")
     found += _gaps(comparison, records)
     found += _unequal(comparison)
     return comparison
@@ -142,9 +155,7 @@ def _with_metric(records: Sequence[Record], metric: str, found: list[str]) -> li
             found.append(f"left out: {run.label}: has no {metric}{_status(run)}")
         elif not np.isfinite(values).all():
             step = run.steps[int(np.argmin(np.isfinite(values)))]
-            found.append(
-                f"left out: {run.label}: {metric} is not finite at step {step:,}: the run diverged{_status(run)}"
-            )
+            found.append(f"left out: {run.label}: diverged, {metric} is not finite at step {step:,}{_status(run)}")
         else:
             usable.append(run)
     if not usable:
@@ -189,11 +200,9 @@ def _gaps(comparison: Comparison, records: Sequence[Record]) -> list[str]:
         left_out = [task for task in comparison.runs if task not in comparison.shared_tasks]
         lines.append(f"not in the aggregate, because not every algorithm has runs there: {', '.join(left_out)}")
     for algorithm in comparison.algorithms:
-        counts = {len(comparison.runs[task][algorithm]) for task in comparison.shared_tasks}
-        if len(counts) > 1:
-            lines.append(
-                f"fewer seeds: the aggregate takes {min(counts)} seeds of {algorithm} on each task, the smallest ones"
-            )
+        numbers = {len(comparison.runs[task][algorithm]) for task in comparison.shared_tasks}
+        if len(numbers) > 1:
+            lines.append(f"fewer seeds: the aggregate takes the first {min(numbers)} seeds of {algorithm} on each task")
     return lines
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,8 +30,11 @@ from plugin_hasac.bench.statistics import (
 )
 
 MAX_PAIRS = 15  # more rows than that nobody reads: then only pairs with the first algorithm are drawn
-FONTS = {"labelsize": "medium", "ticklabelsize": "small", "wrect": 4, "hrect": 4}
-STYLE = {"svg.hashsalt": "hasac report", "svg.fonttype": "path", "savefig.facecolor": "white"}
+FONTS: Any = {"labelsize": "medium", "ticklabelsize": "small", "wrect": 4, "hrect": 4}
+STYLE: Any = {"svg.hashsalt": "hasac report", "svg.fonttype": "path", "savefig.facecolor": "white"}
+
+
+LINE_STYLES: Any = ("solid", "dashed", "dashdot", "dotted", (0, (5, 1, 1, 1, 1, 1)))
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,12 @@ class Picture:
     Attributes:
         figure: the drawing.
         title: a heading.
-        alt: what it shows, numbers included, for readers who do not see it.
+        caption: what it shows, numbers included, also for readers who do not see it.
     """
 
     figure: Figure
     title: str
-    alt: str
+    caption: str
 
     def save(self, target: Path) -> None:
         """Write it as PNG and, for papers, as PDF beside it."""
@@ -68,16 +72,17 @@ class Palette:
         few = len(algorithms) <= 10
         colours = sns.color_palette("colorblind" if few else "husl", len(algorithms))
         self.colours = dict(zip(algorithms, colours))
-        self.styles = dict(zip(algorithms, cycle(["solid", "dashed", "dashdot", "dotted", (0, (5, 1, 1, 1, 1, 1))])))
+        self.styles = dict(zip(algorithms, cycle(LINE_STYLES)))
 
 
 def curves(comparison: Comparison, palette: Palette, tasks: Sequence[str] | None = None) -> Picture:
-    """Learning curves: one panel per task, IQM over seeds with 95% bootstrap bands."""
+    """Learning curves: one panel per task (all of them, or some), IQM over seeds with 95% bootstrap bands."""
+    alone = tasks is not None  # then the title stands above the figure
     tasks = tasks or comparison.tasks
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(4.6 * columns + 0.6, 3.6 * rows + 0.5), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     words = []
     for panel, task in zip(panels, tasks):
         ends = []
@@ -88,14 +93,14 @@ def curves(comparison: Comparison, palette: Palette, tasks: Sequence[str] | None
             ends.append(f"{algorithm} {iqm[-1]:.4g} at step {steps[-1]:,.0f}")
         if panel.get_xlim()[1] > 1.1 * comparison.at_step:
             panel.axvline(comparison.at_step, color="0.35", linewidth=1, linestyle=":")
-        _decorate(panel, "env steps", f"test {comparison.metric}", task)
+        _decorate(panel, "env steps", f"test {comparison.metric}", "" if alone else task)
         words.append(f"{task}: {', '.join(ends)}.")
     for panel in panels[len(tasks) :]:
         panel.set_axis_off()
     _legend(figure, panels[: len(tasks)])
     title = f"Learning curve on {tasks[0]}" if len(tasks) == 1 else "Learning curves"
-    alt = f"Test {comparison.metric} over env steps, interquartile mean over seeds. {' '.join(words)}"
-    return Picture(figure, title, alt)
+    caption = f"Test {comparison.metric} over env steps, interquartile mean over seeds. {' '.join(words)}"
+    return Picture(figure, title, caption)
 
 
 def profiles(comparison: Comparison, palette: Palette) -> Picture:
@@ -158,8 +163,8 @@ def improvement(comparison: Comparison, palette: Palette) -> Picture | None:
     )
     panel.axvline(0.5, color="0.35", linewidth=1, linestyle=":")
     panel.set_xlim(-0.02, 1.02)
-    alt = f"Probability that a run of the first scores higher than one of the second: {'; '.join(reversed(words))}."
-    return Picture(figure, "Probability of improvement", alt)
+    caption = f"Probability that a run of the first scores higher than one of the second: {'; '.join(reversed(words))}."
+    return Picture(figure, "Probability of improvement", caption)
 
 
 def efficiency(comparison: Comparison, palette: Palette) -> Picture:
@@ -181,8 +186,8 @@ def efficiency(comparison: Comparison, palette: Palette) -> Picture:
         ends.append(f"{algorithm} {iqm[-1]:.2f}")
     _decorate(panel, "env steps", f"IQM of normalised {comparison.metric}")
     _legend(figure, [panel])
-    alt = f"IQM of normalised scores over tasks and seeds against env steps; at the end: {', '.join(ends)}."
-    return Picture(figure, "Sample efficiency", alt)
+    caption = f"IQM of normalised scores over tasks and seeds against env steps; at the end: {', '.join(ends)}."
+    return Picture(figure, "Sample efficiency", caption)
 
 
 def _single(height: float = 4.2) -> tuple[Figure, Axes]:
@@ -216,7 +221,8 @@ def _decorate(panel: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """One legend below, with every algorithm of any panel."""
+    columns = max(2, int(figure.get_figwidth() / 1.3))
     handles = {label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels())}
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 4), frameon=False
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), columns), frameon=False
     )

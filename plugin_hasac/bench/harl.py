@@ -1,7 +1,7 @@
 """HARL's logs (PKU-MARL/HARL): ``ENV/TASK/ALGO/EXPERIMENT/seed-00001-DATE/{config.json, progress.txt}``.
 
-A line of ``progress.txt`` is one test: env steps and mean return, then what the runner and the env add. Off-policy runners
-add the mean episode length; both kinds add the win rate on SMAC and the score rate on football, as the last number.
+A line of ``progress.txt`` is one test: env steps and mean return, then what the runner and the env add. Off-policy
+runners add the mean episode length; both kinds add the win rate on SMAC and the score rate on football, last.
 """
 
 from __future__ import annotations

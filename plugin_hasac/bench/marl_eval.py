@@ -1,8 +1,9 @@
-"""The JSON of marl-eval (Gorsane et al. 2022, "Towards a Standardised Performance Evaluation Protocol for Cooperative MARL").
+"""The JSON of marl-eval, the tool of Gorsane et al. (2022), arXiv:2209.10485.
 
-``{env: {task: {algorithm: {seed_k: {step_i: {"step_count": …, metric: [value]}, …, "absolute_metrics": {metric: [value]}}}}}}``
-Hosts log one mean per test, so every list has one value. They do not test a best policy at the end, so the absolute metrics are
-those of the last test up to the comparison's step. They log no clock, so there is no ``elapsed_time`` (marl-eval reads none).
+``{env: {task: {algorithm: {seed_k: {step_i: {"step_count": …, metric: [value]}, …, "absolute_metrics": {metric:
+[value]}}}}}}``. Hosts log one mean per test, so every list has one value. They do not test a best policy at the end, so
+the absolute metrics are those of the last test up to the comparison's step. They log no clock with
+their tests, so there is no ``elapsed_time`` (marl-eval reads none).
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ def marl_eval_data(comparison: Comparison) -> tuple[dict[str, Any], list[str]]:
                     ]
                     last = {metric: tests[-1][metric] for metric in metrics}
                     steps = {f"step_{number}": test for number, test in enumerate(tests)}
-                    by_algorithm = data.setdefault(env, {}).setdefault(task, {})
-                    by_seed = by_algorithm.setdefault(algorithm.replace(",", ";"), {})  # it allows no comma
+                    of_task = data.setdefault(env, {}).setdefault(task, {})
+                    by_seed = of_task.setdefault(algorithm.replace(",", ";"), {})  # it allows no comma
                     by_seed[f"seed_{run.seed}"] = {**steps, "absolute_metrics": last}
                     shapes.add((len(group), len(tests)))
         if len(shapes) > 1 or len({frozenset(comparison.runs[task]) for task in tasks}) > 1:
             problems.append(
-                f"marl_eval.json: marl-eval will not aggregate {env}: it needs the same algorithms on all tasks, and equal "
-                "numbers of seeds and tests"
+                f"marl_eval.json: marl-eval will not aggregate {env}: it needs the same algorithms on all tasks, and "
+                "equal numbers of seeds and tests"
             )
     return data, problems

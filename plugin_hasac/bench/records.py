@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ class Record:
 
     @property
     def env(self) -> str:
-        """The family of tasks: the prefix of a Gym key (``mpe`` of ``mpe:SimpleSpread-3-v0``), else the config's env."""
+        """The family of tasks: a Gym key's prefix (``mpe`` of ``mpe:SimpleSpread-3-v0``), else the config's env."""
         prefix, separator, _ = self.task.partition(":")
         return prefix if separator else str(self.settings.get("env", "tasks"))
 
@@ -94,9 +96,7 @@ def read_sacred(folder: Path) -> Record:
         series = {
             key.removeprefix("test_"): [float(_plain(value)) for value in info[key]]
             for key in info
-            if key.startswith("test_")
-            and key.endswith(("_mean", "_std"))
-            and info.get(f"{key}_T") == info[f"{returns}_T"]
+            if re.fullmatch("test_.*_(mean|std)", key) and info.get(f"{key}_T") == info[f"{returns}_T"]
         }
         return checked(
             Record(
@@ -124,7 +124,7 @@ def checked(record: Record) -> Record:
         ValueError: if not.
     """
     steps, count = record.steps, len(record.steps)
-    if not steps or any(later <= earlier for earlier, later in zip(steps, steps[1:])):
+    if not steps or any(later <= earlier for earlier, later in pairwise(steps)):
         raise ValueError("the tests' env steps do not rise")
     if any(len(values) != count for values in (record.test_returns, *record.metrics.values())):
         raise ValueError("a metric has not one value for each test")

@@ -1,7 +1,7 @@
-"""Statistics of a handful of runs, by rliable (Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice").
+"""Statistics of a handful of runs, by rliable, the tool of Agarwal et al. (2021), arXiv:2108.13264.
 
-All intervals are 95% percentile intervals of the stratified bootstrap over seeds: seeds are drawn with replacement within each
-task. They are the same in every call.
+All intervals are 95% percentile intervals of the stratified bootstrap over seeds: seeds are drawn with replacement
+within each task. They are the same in every call.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from plugin_hasac.errors import UserError
 try:
     from rliable import library, metrics
 except ImportError as error:
-    raise UserError(
-        f"hasac report needs packages that are missing ({error}): pip install 'plugin_hasac[report]'"
-    ) from error
+    raise UserError(f"a package for reports is missing ({error}): pip install 'plugin_hasac[report]'") from error
 
 REPETITIONS = 2000
 Interval = tuple[float, float]
@@ -101,7 +99,7 @@ def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> tuple[f
     """
 
     def probability(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        # The Mann-Whitney U over n m of rliable's function of this name, which works out a p-value each time as well.
+        # rliable's function of this name, which is slow: it works out a p-value each time
         above = x[:, None] - y[None]
         return np.array([((above > 0) + 0.5 * (above == 0)).mean()])
 
@@ -113,21 +111,23 @@ def probability_of_improvement(first: np.ndarray, second: np.ndarray) -> tuple[f
 
 
 class Normalizer:
-    """Scales a task's values to [0, 1]: 0 is the lowest test of all compared runs up to ``at_step``, 1 the highest.
+    """Scales a task's values to [0, 1], and clips them to it.
 
-    Win rates stay as they are. A task whose tests are all equal becomes 0.
+    0 and 1 are the ends of the task's given range, for win rates 0 and 1, else the lowest and highest score of all
+    compared runs. A task whose scores are all equal becomes 0. Only tests before the scores can need clipping.
     """
 
     def __init__(self, comparison: Comparison) -> None:
         self.ranges: dict[str, Interval] = {}
         for task, by_algorithm in comparison.runs.items():
-            values = [value for runs in by_algorithm.values() for run in runs for _, value in comparison.tests(run)]
-            self.ranges[task] = (0.0, 1.0) if comparison.metric == "win_rate" else (min(values), max(values))
+            scores = np.concatenate([comparison.scores(task, algorithm) for algorithm in by_algorithm])
+            span = (0.0, 1.0) if comparison.metric == "win_rate" else (float(scores.min()), float(scores.max()))
+            self.ranges[task] = comparison.ranges.get(task, span)
 
     def __call__(self, task: str, values: np.ndarray) -> np.ndarray:
         """Normalise values of a task."""
         low, high = self.ranges[task]
-        return (values - low) / (high - low) if high > low else np.zeros_like(values)
+        return np.clip((values - low) / (high - low), 0.0, 1.0) if high > low else np.zeros_like(values)
 
 
 def normalized_scores(comparison: Comparison) -> dict[str, np.ndarray]:
@@ -161,12 +161,10 @@ def on_one_grid(runs: Sequence[Record], metric: str, grid: np.ndarray | None = N
 
 
 def shared_grid(runs: Sequence[Record], limit: float = np.inf) -> np.ndarray:
-    """Steps of the run with the fewest tests that all runs cover, up to a limit."""
-    start = max(run.steps[0] for run in runs)
-    end = min(limit, min(run.steps[-1] for run in runs))
-    coarsest = np.array(min(runs, key=lambda run: len(run.steps)).steps)
-    grid = coarsest[(coarsest >= start) & (coarsest <= end)]
-    return grid if len(grid) else np.array([end])
+    """Steps of the run with the fewest tests, cut to what all runs cover and to a limit."""
+    start, end = max(run.steps[0] for run in runs), min(limit, *(run.steps[-1] for run in runs))
+    coarsest = min(runs, key=lambda run: len(run.steps)).steps
+    return np.unique(np.clip(coarsest, min(start, end), end))
 
 
 def _estimate(sample: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -73,22 +73,23 @@ class Scores:
     @property
     def seeds(self) -> str:
         """Number of seeds, or its range."""
-        counts = {summary.n for summaries in self.by_task.values() for summary in summaries.values()}
-        text = str(min(counts)) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-        return f"{text} seed{'' if counts == {1} else 's'}"
+        numbers = {summary.n for summaries in self.by_task.values() for summary in summaries.values()}
+        return str(min(numbers)) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
 
     @property
     def normalization(self) -> str:
         """How scores were normalised, in a sentence."""
         if self.comparison.metric == "win_rate":
             return "Win rates are not normalised."
-        return "Scores are min-max normalised per task: 0 is the lowest and 1 the highest test of any compared run up to that step."
+        text = "Scores are min-max normalised per task: 0 is the lowest and 1 the highest score of any compared run"
+        given = [f"{task} from {low:g} to {high:g}" for task, (low, high) in self.comparison.ranges.items()]
+        return text + (f", or the range given ({'; '.join(given)})." if given else ".")
 
 
 def tables(scores: Scores) -> list[Table]:
     """Mean and deviation per task, IQM and interval per task, and the aggregate over tasks."""
     comparison = scores.comparison
-    where = f"at {comparison.at_step:,} env steps, {scores.seeds}"
+    where = f"at {comparison.at_step:,} env steps, seeds per algorithm: {scores.seeds}"
     bold = "Bold: the best, and all whose 95% stratified-bootstrap interval overlaps its"
     found = [
         Table(
@@ -119,7 +120,7 @@ def tables(scores: Scores) -> list[Table]:
             rows.append((name, [*cells, Cell(f"{summary.n} × {len(tasks)}")]))
         found.append(
             Table(
-                f"Over {len(tasks)} task{'' if len(tasks) == 1 else 's'}: normalised {comparison.metric} [95% interval]",
+                f"Normalised {comparison.metric} over {'one task' if len(tasks) == 1 else f'{len(tasks)} tasks'} [95% interval]",
                 f"{where[0].upper()}{where[1:]}. {scores.normalization} {bold}. Tasks: {', '.join(tasks)}.",
                 ["algorithm", "IQM", "mean", "seeds × tasks"],
                 rows,

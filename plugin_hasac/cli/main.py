@@ -81,6 +81,13 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--metric", default="return", help="return, win_rate, ep_length, or X of a logged test_X_mean (%(default)s)"
     )
+    report.add_argument(
+        "--range",
+        action="append",
+        default=[],
+        metavar="TASK=LOW:HIGH",
+        help="possible scores of a task, to normalise by in aggregates (default: those of the compared runs)",
+    )
 
     qre = commands.add_parser(
         "qre",
@@ -118,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         elif options.command == "report":
             from plugin_hasac.cli.report import report
 
-            report(options.results, options.out, options.at_step, options.metric)
+            report(options.results, options.out, options.at_step, options.metric, options.range)
         elif options.command == "qre":
             from plugin_hasac.cli.qre import qre
 

@@ -14,7 +14,13 @@ from plugin_hasac.bench.records import find_records, write_records
 from plugin_hasac.errors import UserError
 
 
-def report(places: Sequence[str], out: str, at_step: int | None = None, metric: str = "return") -> None:
+def report(
+    places: Sequence[str],
+    out: str,
+    at_step: int | None = None,
+    metric: str = "return",
+    ranges: Sequence[str] = (),
+) -> None:
     """Write ``runs.json``, tables, figures, ``marl_eval.json``, ``problems.txt`` and ``report.html``; print the tables.
 
     Args:
@@ -22,6 +28,7 @@ def report(places: Sequence[str], out: str, at_step: int | None = None, metric: 
         out: the folder to write to.
         at_step: env steps at which scores are compared; without it the largest that all complete runs reached.
         metric: ``return``, ``win_rate``, ``ep_length``, or X of a logged ``test_X_mean``.
+        ranges: ``TASK=LOW:HIGH``, the possible scores of a task, to normalise by.
 
     Raises:
         UserError: if a place holds no runs, nothing can be compared, or a package is missing.
@@ -34,7 +41,7 @@ def report(places: Sequence[str], out: str, at_step: int | None = None, metric: 
         raise UserError(f"no run in {', '.join(places)} can be read; see above.")
     if at_step is not None and at_step < 1:
         raise UserError(f"--at-step {at_step} is not a number of env steps: expected at least 1.")
-    comparison = compare(records, unreadable, metric, at_step)
+    comparison = compare(records, unreadable, metric, at_step, dict(map(_range, ranges)))
 
     # Slow to import, and the first of these says what to install if it is missing.
     from plugin_hasac.bench import tables
@@ -68,8 +75,12 @@ def report(places: Sequence[str], out: str, at_step: int | None = None, metric: 
     except OSError as error:
         raise UserError(f"--out {folder} is not a folder that can be written to: {error}") from error
     write_records(records, folder / "runs.json")
-    for name, picture in pictures.items():
-        picture.save(folder / f"{name}.png")
+    for name in ("curves", "profiles", "efficiency", "improvement"):
+        if name in pictures:
+            pictures[name].save(folder / f"{name}.png")
+        else:  # an earlier report's would not belong to these tables
+            for suffix in (".png", ".pdf"):
+                (folder / name).with_suffix(suffix).unlink(missing_ok=True)
     (folder / "table.md").write_text(tables.markdown(found))
     (folder / "table.tex").write_text(tables.latex(found))
     (folder / "table.csv").write_text(tables.to_csv(tables.csv_rows(scores)))
@@ -85,3 +96,14 @@ def report(places: Sequence[str], out: str, at_step: int | None = None, metric: 
         f"{len(comparison.problems)} problems; written to {folder}",
         highlight=False,
     )
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    task, _, ends = text.rpartition("=")
+    try:
+        low, high = map(float, ends.split(":"))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not task or low >= high:
+        raise UserError(f"--range {text} is not TASK=LOW:HIGH with LOW below HIGH, as in 3s5z=0:20.")
+    return task, (low, high)
