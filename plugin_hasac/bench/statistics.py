@@ -19,8 +19,9 @@ from plugin_hasac.errors import UserError
 
 try:
     from rliable import library, metrics
-except ImportError as error:
-    raise UserError(f"a package for reports is missing ({error}): pip install 'plugin_hasac[report]'") from error
+except (ImportError, TypeError) as error:  # TypeError: arch 7.2.0 with pandas 3
+    packages = "rliable==1.2.0 arch==7.2.0 'pandas<3' seaborn Jinja2"
+    raise UserError(f"packages for reports are missing or too new ({error}): pip install {packages}") from error
 
 REPETITIONS = 2000
 Interval = tuple[float, float]

@@ -120,7 +120,7 @@ def tables(scores: Scores) -> list[Table]:
             rows.append((name, [*cells, Cell(f"{summary.n} × {len(tasks)}")]))
         found.append(
             Table(
-                f"Normalised {comparison.metric} over {'one task' if len(tasks) == 1 else f'{len(tasks)} tasks'} [95% interval]",
+                f"Normalised {comparison.metric} over tasks [95% interval]",
                 f"{where[0].upper()}{where[1:]}. {scores.normalization} {bold}. Tasks: {', '.join(tasks)}.",
                 ["algorithm", "IQM", "mean", "seeds × tasks"],
                 rows,
