@@ -202,7 +202,7 @@ def _gaps(comparison: Comparison, records: Sequence[Record]) -> list[str]:
     for algorithm in comparison.algorithms:
         numbers = {len(comparison.runs[task][algorithm]) for task in comparison.shared_tasks}
         if len(numbers) > 1:
-            lines.append(f"fewer seeds: the aggregate takes the first {min(numbers)} seeds of {algorithm} on each task")
+            lines.append(f"fewer seeds: the aggregate counts {min(numbers)} of {algorithm} on each task, the lowest")
     return lines
 
 

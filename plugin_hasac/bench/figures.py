@@ -163,6 +163,7 @@ def improvement(comparison: Comparison, palette: Palette) -> Picture | None:
     )
     panel.axvline(0.5, color="0.35", linewidth=1, linestyle=":")
     panel.set_xlim(-0.02, 1.02)
+    figure.set_layout_engine("constrained", rect=(0.0, 0.0, 1.0, 0.95))  # room for X and Y above
     caption = f"Probability that a run of the first scores higher than one of the second: {'; '.join(reversed(words))}."
     return Picture(figure, "Probability of improvement", caption)
 

@@ -96,7 +96,7 @@ def tables(scores: Scores) -> list[Table]:
             f"{comparison.metric}: mean ± standard deviation",
             f"Test {comparison.metric} {where}; (n) seeds. {bold} (intervals of the mean, in table.csv).",
             ["task", *comparison.algorithms],
-            _matrix(scores, "mean", lambda summary, text: f"± {text(summary.deviation)} ({summary.n})"),
+            _matrix(scores, "mean", _deviation),
         ),
         Table(
             f"{comparison.metric}: IQM [95% interval]",
@@ -130,7 +130,7 @@ def tables(scores: Scores) -> list[Table]:
 
 
 def _matrix(
-    scores: Scores, statistic: str, spread: Callable[[Summary, Callable[[float | None], str]], str]
+    scores: Scores, statistic: str, spread: Callable[[Summary, Callable[[float], str]], str]
 ) -> list[tuple[str, list[Cell]]]:
     rows = []
     for task, summaries in scores.by_task.items():
@@ -147,10 +147,14 @@ def _matrix(
     return rows
 
 
-def _decimals(summaries: Mapping[str, Summary]) -> Callable[[float | None], str]:
+def _decimals(summaries: Mapping[str, Summary]) -> Callable[[float], str]:
     """Two decimals, or three where all of a task's scores are small."""
     digits = 3 if max(abs(summary.mean) for summary in summaries.values()) < 5 else 2
-    return lambda value: DASH if value is None else f"{value:.{digits}f}"
+    return lambda value: f"{value:.{digits}f}"
+
+
+def _deviation(summary: Summary, text: Callable[[float], str]) -> str:
+    return f"({summary.n})" if summary.deviation is None else f"± {text(summary.deviation)} ({summary.n})"
 
 
 def _interval(interval: Interval | None, text: Callable[[float], str]) -> str:

@@ -36,7 +36,7 @@ def report(
     console = Console()
     records, unreadable = find_records([Path(place) for place in places])
     for problem in unreadable if not records else ():
-        console.print(problem, style="yellow", highlight=False, markup=False)
+        console.print(problem, style="yellow", highlight=False, markup=False, soft_wrap=True)
     if not records:
         raise UserError(f"no run in {', '.join(places)} can be read; see above.")
     if at_step is not None and at_step < 1:
@@ -89,12 +89,13 @@ def report(
     (folder / "report.html").write_text(page)
 
     for problem in comparison.problems:
-        console.print(problem, style="yellow", highlight=False, markup=False)
+        console.print(problem, style="yellow", highlight=False, markup=False, soft_wrap=True)
     console.print(Markdown(tables.markdown(found)))
     console.print(
         f"{len(comparison.records)} of {len(records) + len(unreadable)} runs compared at step {comparison.at_step:,}, "
         f"{len(comparison.problems)} problems; written to {folder}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
