@@ -62,6 +62,7 @@ def test_sacred_folders_of_a_checkout(tmp_path: Path) -> None:
     write_run(tmp_path, 2, [0.0, 1.0], env_args={"map_name": "3s5z", "key": None}, env="sc2", status="RUNNING")
     (second, first), problems = find_records([tmp_path])
     assert not problems
+    assert first.source == f"{tmp_path.name}/sacred/1"
     assert (first.task, first.test_returns, first.steps) == ("game", [0.0, 1.0, 3.0], [0, 500, 1000])
     assert (second.task, second.env, second.status, second.host) == ("3s5z", "sc2", "RUNNING", "epymarl")
     assert first.values("win_rate") == first.values("test_battle_won_mean") == [0.25] * 3
@@ -150,9 +151,14 @@ def test_the_default_step_is_what_all_complete_runs_reached() -> None:
     assert comparison.at_step == 1010
     assert comparison.algorithms == ["hasac", "mappo", "qmix"]
     assert [comparison.scores("game", name).tolist() for name in comparison.algorithms] == [[3.0], [8.0], [2.0]]
+    reason = "where qmix on game, seed 1 ends; others go on to step 1,500 (--at-step)"
+    assert f"short: compared at step 1,010, {reason}" in comparison.problems
     assert "left out: qmix on game, seed 2: ended at step 500 of 1,010 (FAILED)" in comparison.problems
     assert "used all the same: mappo on game, seed 1: RUNNING, but tested until step 1,000" in comparison.problems
     assert compare(runs, at_step=500).scores("game", "qmix").tolist() == [9.0, 7.0]
+    assert (
+        "early: qmix on game is scored at step 500, the next test comes too late" in compare(runs, at_step=900).problems
+    )
     with pytest.raises(UserError, match="no run reached step 9,000"):
         compare(runs, at_step=9000)
 

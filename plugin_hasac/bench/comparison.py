@@ -93,7 +93,12 @@ def compare(
     usable = _with_metric(records, metric, found)
     usable = _one_per_seed(usable, found)
     if at_step is None:
-        at_step = min(run.steps[-1] for run in [run for run in usable if run.complete] or usable)
+        complete = [run for run in usable if run.complete] or usable
+        shortest = min(complete, key=lambda run: run.steps[-1])
+        at_step, longest = shortest.steps[-1], max(run.steps[-1] for run in complete)
+        if longest > (1 + TOLERANCE) * at_step:
+            reason = f"where {shortest.label} ends; others go on to step {longest:,} (--at-step)"
+            found.append(f"short: compared at step {at_step:,}, {reason}")
     chosen: dict[str, dict[str, list[Record]]] = {}
     for run in usable:
         early = run.steps[-1] < (1 - TOLERANCE) * at_step
@@ -207,7 +212,7 @@ def _gaps(comparison: Comparison, records: Sequence[Record]) -> list[str]:
 
 
 def _unequal(comparison: Comparison) -> list[str]:
-    """Runs that were tested in different ways, or that come from different frameworks under one name."""
+    """Runs of unequal tests, scored at an earlier step, or of different frameworks under one name."""
     lines = []
     for task, by_algorithm in comparison.runs.items():
         for setting in ("test_nepisode", "test_greedy"):
@@ -217,6 +222,10 @@ def _unequal(comparison: Comparison) -> list[str]:
             if len(values) > 1:
                 lines.append(f"unequal tests: {setting} on {task} is {' or '.join(map(str, sorted(values)))}")
         for algorithm, runs in by_algorithm.items():
+            scored = min(comparison.tests(run)[-1][0] for run in runs)
+            if scored < (1 - TOLERANCE) * comparison.at_step:
+                text = f"{algorithm} on {task} is scored at step {scored:,}, the next test comes too late"
+                lines.append(f"early: {text}")
             hosts = {run.host for run in runs if run.host}
             if len(hosts) > 1:
                 lines.append(f"mixed: {algorithm} on {task} has runs of {' and '.join(sorted(hosts))}")

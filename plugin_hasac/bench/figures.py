@@ -19,6 +19,7 @@ from matplotlib.ticker import EngFormatter
 from rliable import plot_utils
 
 from plugin_hasac.bench.comparison import TOLERANCE, Comparison
+from plugin_hasac.bench.records import Record
 from plugin_hasac.bench.statistics import (
     Normalizer,
     iqm_over_steps,
@@ -75,30 +76,47 @@ class Palette:
         self.styles = dict(zip(algorithms, cycle(LINE_STYLES)))
 
 
-def curves(comparison: Comparison, palette: Palette, tasks: Sequence[str] | None = None) -> Picture:
-    """Learning curves: one panel per task (all of them, or some), IQM over seeds with 95% bootstrap bands."""
-    alone = tasks is not None  # then the title stands above the figure
-    tasks = tasks or comparison.tasks
+Curve = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # env steps, IQM and band at each
+
+
+def learning_curves(comparison: Comparison) -> dict[str, dict[str, Curve]]:
+    """IQM over seeds with 95% bootstrap bands, by task and algorithm."""
+
+    def curve(runs: Sequence[Record]) -> Curve:
+        steps, values = on_one_grid(runs, comparison.metric)
+        return steps, *iqm_over_steps(values[:, None])
+
+    return {
+        task: {algorithm: curve(runs) for algorithm, runs in by_algorithm.items()}
+        for task, by_algorithm in comparison.runs.items()
+    }
+
+
+def curves(
+    comparison: Comparison, lines: dict[str, dict[str, Curve]], palette: Palette, task: str | None = None
+) -> Picture:
+    """One panel of :func:`learning_curves` per task, or one task's alone."""
+    tasks = [task] if task else comparison.tasks
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(4.6 * columns + 0.6, 3.6 * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     words = []
-    for panel, task in zip(panels, tasks):
+    for panel, name in zip(panels, tasks):
         ends = []
-        for algorithm, runs in comparison.runs[task].items():
-            steps, values = on_one_grid(runs, comparison.metric)
-            iqm, band = iqm_over_steps(values[:, None])
+        for algorithm, (steps, iqm, band) in lines[name].items():
             _line(panel, steps, iqm, band, algorithm, palette)
             ends.append(f"{algorithm} {iqm[-1]:.4g} at step {steps[-1]:,.0f}")
         if panel.get_xlim()[1] > 1.1 * comparison.at_step:
             panel.axvline(comparison.at_step, color="0.35", linewidth=1, linestyle=":")
-        _decorate(panel, "env steps", f"test {comparison.metric}", "" if alone else task)
-        words.append(f"{task}: {', '.join(ends)}.")
+        _decorate(
+            panel, "env steps", f"test {comparison.metric}", "" if task else name
+        )  # a title stands above a task's own figure
+        words.append(f"{name}: {', '.join(ends)}.")
     for panel in panels[len(tasks) :]:
         panel.set_axis_off()
     _legend(figure, panels[: len(tasks)])
-    title = f"Learning curve on {tasks[0]}" if len(tasks) == 1 else "Learning curves"
+    title = f"Learning curve on {task}" if task else "Learning curves"
     caption = f"Test {comparison.metric} over env steps, interquartile mean over seeds. {' '.join(words)}"
     return Picture(figure, title, caption)
 

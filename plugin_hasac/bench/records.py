@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -157,10 +157,12 @@ def find_records(places: Iterable[Path]) -> tuple[list[Record], list[str]]:
             raise UserError(f"{place} holds no sacred runs: expected {expected}.")
         for read, folders in ((read_sacred, sacred), (read_harl, harl)):
             for folder in folders:
+                # An absolute place is named from its own folder on, so that a report tells nothing about a home folder.
+                shown = str(folder.relative_to(place.parent) if place.is_absolute() else folder)
                 try:
-                    records.append(read(folder))
+                    records.append(replace(read(folder), source=shown))
                 except UserError as error:
-                    problems.append(f"left out: {error}")
+                    problems.append(f"left out: {str(error).replace(str(folder), shown)}")
     return sorted(records, key=lambda record: (record.task, record.algorithm, record.seed)), problems
 
 

@@ -209,11 +209,16 @@ def _tex(text: str) -> str:
 
 
 def _tex_cell(cell: Cell) -> str:
-    text = " ".join(filter(None, (cell.value, cell.spread))).replace("-", "$-$")
-    text = "".join(
-        LATEX_ESCAPES.get(character, character) if character in f"±×{DASH}" else character for character in text
-    )
-    return rf"\textbf{{\boldmath {text}}}" if cell.bold else text
+    """The value, and under it, in small, its spread: algorithms' columns stay narrow enough for a page."""
+
+    def numbers(text: str) -> str:
+        return "".join(LATEX_ESCAPES[sign] if sign in f"±×{DASH}" else sign for sign in text.replace("-", "$-$"))
+
+    bold = r"\bfseries\boldmath " if cell.bold else ""
+    if not cell.spread:
+        return f"{{{bold}{numbers(cell.value)}}}"
+    lines = rf"{bold}{numbers(cell.value)} \\ {bold}\scriptsize {numbers(cell.spread)}"
+    return rf"\begin{{tabular}}{{@{{}}c@{{}}}}{lines}\end{{tabular}}"
 
 
 CSV_COLUMNS = (

@@ -59,14 +59,15 @@ def report(
         data, refused = marl_eval_data(comparison)
         comparison.problems.extend(refused)
         palette = figures.Palette(comparison.algorithms)
-        pictures = {"curves": figures.curves(comparison, palette)}
+        lines = figures.learning_curves(comparison)
+        pictures = {"curves": figures.curves(comparison, lines, palette)}
         if comparison.shared_tasks:
             pictures["profiles"] = figures.profiles(comparison, palette)
             pictures["efficiency"] = figures.efficiency(comparison, palette)
             pairs = figures.improvement(comparison, palette)
             if pairs:
                 pictures["improvement"] = pairs
-        by_task = [figures.curves(comparison, palette, [task]) for task in comparison.tasks]
+        by_task = [figures.curves(comparison, lines, palette, task) for task in comparison.tasks]
         page = html_page(scores, found, [*by_task, *(pictures[name] for name in pictures if name != "curves")])
 
     folder = Path(out)
