@@ -70,24 +70,28 @@ def report(
         by_task = [figures.curves(comparison, lines, palette, task) for task in comparison.tasks]
         page = html_page(scores, found, [*by_task, *(pictures[name] for name in pictures if name != "curves")])
 
+    texts = {
+        "table.md": tables.markdown(found),
+        "table.tex": tables.latex(found),
+        "table.csv": tables.to_csv(tables.csv_rows(scores)),
+        "marl_eval.json": json.dumps(data, indent=1) + "\n",
+        "problems.txt": "".join(f"{problem}\n" for problem in comparison.problems),
+        "report.html": page,
+    }
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        write_records(records, folder / "runs.json")
+        for name in ("curves", "profiles", "efficiency", "improvement"):
+            if name in pictures:
+                pictures[name].save(folder / f"{name}.png")
+            else:  # an earlier report's would not belong to these tables
+                for suffix in (".png", ".pdf"):
+                    (folder / name).with_suffix(suffix).unlink(missing_ok=True)
+        for name, text in texts.items():
+            (folder / name).write_text(text)
     except OSError as error:
         raise UserError(f"--out {folder} is not a folder that can be written to: {error}") from error
-    write_records(records, folder / "runs.json")
-    for name in ("curves", "profiles", "efficiency", "improvement"):
-        if name in pictures:
-            pictures[name].save(folder / f"{name}.png")
-        else:  # an earlier report's would not belong to these tables
-            for suffix in (".png", ".pdf"):
-                (folder / name).with_suffix(suffix).unlink(missing_ok=True)
-    (folder / "table.md").write_text(tables.markdown(found))
-    (folder / "table.tex").write_text(tables.latex(found))
-    (folder / "table.csv").write_text(tables.to_csv(tables.csv_rows(scores)))
-    (folder / "marl_eval.json").write_text(json.dumps(data, indent=1) + "\n")
-    (folder / "problems.txt").write_text("".join(f"{problem}\n" for problem in comparison.problems))
-    (folder / "report.html").write_text(page)
 
     for problem in comparison.problems:
         console.print(problem, style="yellow", highlight=False, markup=False, soft_wrap=True)
