@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 host="pymarlzooplus==1.1.0"
+marl_eval="id-marl-eval==0.0.4" # for a test; the versions that it declares are not those that the rest needs
 stamp=".venv/.installed"
 wanted="$( (cat install.sh requirements.txt setup.py setup.cfg; pwd) | cksum)"
 if [ -x .venv/bin/hasac ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then
@@ -39,5 +40,6 @@ step "virtual environment with $("$python" --version)" "$python" -m venv --clear
 pip=(.venv/bin/python -m pip install --disable-pip-version-check --quiet)
 step "packages (a few minutes the first time)" "${pip[@]}" -r requirements.txt
 step "$host" "${pip[@]}" --no-deps "$host"
+step "$marl_eval" "${pip[@]}" --no-deps "$marl_eval"
 step "plugin_hasac" "${pip[@]}" --no-deps --no-build-isolation --editable .
 echo "$wanted" >"$stamp"

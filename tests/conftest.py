@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from plugin_hasac.bench.records import Record
 from plugin_hasac.components.replay import StepData, StepReplay
 from plugin_hasac.components.task import Task
 
@@ -98,3 +100,10 @@ def double_precision() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+def make_record(algorithm: str, seed: int, returns: list[float], task: str = "game", **fields: Any) -> Record:
+    """A run tested at steps 0, 500, 1000, … (or ``steps=``)."""
+    steps = fields.pop("steps", [500 * number for number in range(len(returns))])
+    settings = fields.pop("settings", {})
+    return Record(algorithm, task, seed, steps, returns, settings=settings, machine={}, **fields)

@@ -25,6 +25,7 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     shipped = {path.relative_to(ROOT / "config").as_posix() for path in (ROOT / "config").rglob("*.yaml")}
     packed = {path.relative_to(installed / "plugin_hasac" / "configs").as_posix() for path in installed.rglob("*.yaml")}
     assert packed == shipped
+    assert (installed / "plugin_hasac" / "bench" / "templates" / "report.html").is_file()
     code = "from plugin_hasac.hosts import find_host; print(find_host().config_path('algs', 'hasac'))"
     done = subprocess.run(
         [sys.executable, "-c", code],

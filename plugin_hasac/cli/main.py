@@ -69,11 +69,25 @@ def parser() -> argparse.ArgumentParser:
             )
 
     report = commands.add_parser(
-        "report", help="a table and learning curves from runs of any algorithm", description="Compare finished runs."
+        "report",
+        help="tables, figures and a page from runs of any algorithm",
+        description="Compare runs of any PyMARL-family host or of HARL, no matter which algorithm or who ran them.",
     )
-    report.add_argument("results", nargs="+", help="folders with sacred runs, or runs.json of an earlier report")
-    report.add_argument("--out", required=True, help="folder to write table.md, curves.png and runs.json to")
-    report.add_argument("--at-step", type=int, required=True, help="env steps at which final scores are compared")
+    report.add_argument("results", nargs="+", help="folders with runs, or runs.json of an earlier report")
+    report.add_argument(
+        "--out", required=True, metavar="FOLDER", help="for tables, figures, report.html and JSON files"
+    )
+    report.add_argument("--at-step", type=int, help="env steps of the scores (default: what all complete runs reached)")
+    report.add_argument(
+        "--metric", default="return", help="return, win_rate, ep_length, or X of a logged test_X_mean (%(default)s)"
+    )
+    report.add_argument(
+        "--range",
+        action="append",
+        default=[],
+        metavar="TASK=LOW:HIGH",
+        help="possible scores of a task, to normalise by in aggregates (default: those of the compared runs)",
+    )
 
     qre = commands.add_parser(
         "qre",
@@ -111,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         elif options.command == "report":
             from plugin_hasac.cli.report import report
 
-            report(options.results, options.out, options.at_step)
+            report(options.results, options.out, options.at_step, options.metric, options.range)
         elif options.command == "qre":
             from plugin_hasac.cli.qre import qre
 
