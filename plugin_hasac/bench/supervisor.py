@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -77,7 +78,7 @@ def supervise(job: Job, parent: int) -> int:
         status = {
             "state": State.RUNNING.value,
             **job.about,
-            "command": job.command,
+            "command": shlex.join(job.command),
             "directory": job.directory,
             "machine": platform.node(),
             "started": started.isoformat(timespec="seconds"),
@@ -192,7 +193,7 @@ def verdict(folder: Path, code: int) -> dict[str, Any]:
     found = progress.get("record")
     record = _into(folder, Path(found)) if found and Path(found).is_dir() else None
     entries: dict[str, Any] = {"state": State.FAILED.value, "record": str(record.relative_to(folder)) if record else None}
-    entries |= {key: progress.get(key) for key in ("t_env", "test_return")}
+    entries |= {key: progress.get(key) for key in ("t_env", "test_step", "test_return")}
     said = [line for line in (folder / CONSOLE).read_text(errors="replace").splitlines() if line.startswith("hasac: ")]
     if code < 0:
         entries["problem"] = f"killed by {signal.Signals(-code).name}"
@@ -200,7 +201,7 @@ def verdict(folder: Path, code: int) -> dict[str, Any]:
         entries["problem"] = said[-1].removeprefix("hasac: ") if said else f"exit code {code}"
     elif record is None or read_json(record / "run.json").get("status") != "COMPLETED":
         entries["problem"] = "ended without a complete sacred record"
-    elif not progress.get("tests"):
+    elif progress.get("test_step") is None:
         entries["problem"] = "ended without a test"
     else:
         entries["state"] = State.COMPLETED.value

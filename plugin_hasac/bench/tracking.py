@@ -42,8 +42,8 @@ def read_json(path: Path) -> dict[str, Any]:
 class ProgressFile:
     """Writes where a run stands: an observer of the statistics that a host logs.
 
-    The file holds ``t_env`` and ``t_max`` (env steps), ``steps_per_second``, ``test_return`` (mean of the last test,
-    or null), ``tests`` (how many) and ``record`` (the folder of sacred's record, or null).
+    The file holds ``t_env`` and ``t_max`` (env steps), ``steps_per_second``, ``test_step`` and ``test_return`` (env steps
+    at the last test and its mean return, or null) and ``record`` (the folder of sacred's record, or null).
 
     Args:
         folder: to write to.
@@ -55,14 +55,14 @@ class ProgressFile:
         self._path = folder / PROGRESS_FILE
         self._record = record
         self._started, self._written = time.monotonic(), 0.0
-        self._values: dict[str, Any] = {"t_env": 0, "t_max": t_max, "test_return": None, "tests": 0}
+        self._values: dict[str, Any] = {"t_env": 0, "t_max": t_max, "test_step": None, "test_return": None}
 
     def __call__(self, key: str, value: Any, t_env: int) -> None:
         """Take in one statistic."""
         values = self._values
         values["t_env"] = max(values["t_env"], int(t_env))
         if key == "test_return_mean":
-            values["test_return"], values["tests"] = float(value), values["tests"] + 1
+            values["test_step"], values["test_return"] = int(t_env), float(value)
         if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
             self.write()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +45,9 @@ class Ray:
         except ImportError:
             raise UserError("--ray needs Ray: pip install 'plugin_hasac[ray]'") from None
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"--ray {address}: no Ray cluster answers there ({reason}); 'ray start --head'?") from None
         self._ray, self._suite = ray, suite
@@ -69,12 +71,15 @@ class Ray:
             import os
             import subprocess
             import sys
+            import time
 
             command = [sys.executable, *arguments, str(os.getpid())]
             process = subprocess.Popen(command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL)
             try:
-                return process.wait()
-            finally:  # a cancelled task ends here with KeyboardInterrupt
+                while process.poll() is None:  # Ray's KeyboardInterrupt for a cancelled task ends no wait()
+                    time.sleep(0.2)
+                return process.returncode
+            finally:
                 process.terminate()
                 process.wait()
 
@@ -93,3 +98,10 @@ class Ray:
             self._ray.cancel(reference, force=False)
         self._ray.wait(self._references, num_returns=len(self._references), timeout=SECONDS_TO_STOP)
         self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing listens there, which Ray takes minutes to find out."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()

@@ -23,6 +23,7 @@ def script(suite: Suite, runs: Sequence[Run]) -> str:
         suite: which the array tasks read again.
         runs: to make, by identity: a suite that is changed meanwhile makes no other runs than these.
     """
+    suite.folder.mkdir(parents=True, exist_ok=True)  # Slurm writes its logs into no folder that it would have to make
     resources = suite.resources
     at_once = f"%{resources.workers}" if resources.workers else ""
     options = {
@@ -63,7 +64,6 @@ def submit(suite: Suite, runs: Sequence[Run]) -> str:
         raise UserError(
             "--slurm submit: there is no 'sbatch' on PATH; call it where Slurm is, or print the script with --slurm."
         )
-    suite.folder.mkdir(parents=True, exist_ok=True)  # Slurm's logs need it
     done = subprocess.run([sbatch], input=script(suite, runs), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunFailedError(f"sbatch refused the job: {' '.join(done.stderr.split())}")
