@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,7 +26,6 @@ TINY: dict[str, Any] = {
     "algorithms": ["hasac"],
     "tasks": [{"env": "matrix_game", "env_args": {"map_name": "penalty", "episode_limit": 5}}],
     "settings": {
-        "batch_size_run": 2,
         "t_max": 400,
         "test_interval": 200,
         "test_nepisode": 2,
@@ -33,13 +33,18 @@ TINY: dict[str, Any] = {
         "learner_log_interval": 100,
     },
 }
-HASAC = {
+HASAC: dict[str, Any] = {
     "config": "hasac",
-    "settings": {"warmup_steps": 100, "replay_batch_size": 16, "hidden_sizes": [8], "env_workers": 2},
+    "settings": {
+        "batch_size_run": 2,
+        "warmup_steps": 100,
+        "replay_batch_size": 16,
+        "hidden_sizes": [8],
+    },
 }
 
 
-def write(folder: Path, **changes: Any) -> Path:
+def write(folder: Path, /, **changes: Any) -> Path:
     """A suite's file: ``TINY`` with other entries."""
     path = folder / "suite.yaml"
     path.write_text(yaml.safe_dump({**TINY, "folder": str(folder / "out"), **changes}))
@@ -68,7 +73,10 @@ def states(suite: Suite) -> list[State]:
         ({"tasks": ["simple_sprad"]}, "Did you mean 'simple_spread'?"),
         ({"tasks": ["gymma"]}, "leaves open which task"),
         ({"tasks": [{"env_args": {}}]}, "has no 'env'"),
-        ({"tasks": ["simple_spread", {"env": "simple_spread", "name": "b"}]}, "both recorded as 'mpe:SimpleSpread-3-v0'"),
+        (
+            {"tasks": ["simple_spread", {"env": "simple_spread", "name": "b"}]},
+            "both recorded as 'mpe:SimpleSpread-3-v0'",
+        ),
         ({"tasks": [{"env": "matrix_game", "env_args": [1]}]}, "env_args of matrix_game: [1] is not a mapping"),
         ({"seeds": 0}, "seeds in"),
         ({"seeds": [1, 1]}, "neither a number of seeds nor a list of different whole numbers"),
@@ -95,7 +103,7 @@ def test_one_clear_line(
 
 
 def test_unknown_suites_and_runs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no suite 'benchmrak'. Did you mean 'benchmark'?"):
+    with pytest.raises(UserError, match=r"no suite 'benchmrak'\. Did you mean 'benchmark'\?"):
         read_suite("benchmrak")
     with pytest.raises(UserError, match=r"--only 7: .* an index from 0 to 0"):
         read_suite(str(write(tmp_path))).find("7")
@@ -122,10 +130,17 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(suite.runs) == 6
     main(["bench", str(path), "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split(maxsplit=3)[3] == (
-        "hasac run --config=hasac --env-config=sc2 with cpu_threads=1 name=slow t_max=70 lr=1e-4 env_args.map_name=3m "
-        "\"env_args.difficulty='7'\" seed=4"
-    ).replace('"env_args.difficulty=\'7\'"', "'env_args.difficulty='\"'\"'7'\"'\"''")
+    words = shlex.split(lines[2].split(maxsplit=3)[3])
+    assert words[:5] == ["hasac", "run", "--config=hasac", "--env-config=sc2", "with"]
+    assert set(words[5:-1]) == {
+        "cpu_threads=1",
+        "name=slow",
+        "t_max=70",
+        "lr=1e-4",
+        "env_args.map_name=3m",
+        "env_args.difficulty='7'",
+    }
+    assert words[-1] == "seed=4"
     assert lines[-1].startswith("6 missing; results in")
 
 
@@ -133,7 +148,10 @@ def test_identity_is_all_settings(tmp_path: Path) -> None:
     """More threads are no other run, anything that changes what is computed is; of the others none changes."""
 
     def identities(**changes: Any) -> list[str]:
-        return [run.identity for run in read_suite(str(write(tmp_path, **{"algorithms": ["hasac", "qmix"], **changes}))).runs]
+        return [
+            run.identity
+            for run in read_suite(str(write(tmp_path, **{"algorithms": ["hasac", "qmix"], **changes}))).runs
+        ]
 
     first = identities()
     assert len(set(first)) == 2
@@ -196,17 +214,60 @@ def test_what_counts_as_complete(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- real runs
 
 
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of living processes that name a folder, or that were started with it in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if words[0] and int(process.name) != os.getpid() and str(folder).encode() in b"".join(words):
+            found.append(words[0].decode(errors="replace").replace("\0", " "))
+    return found
+
+
+def started(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "main.py"), "bench", *arguments]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(path: Path, seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} does not appear"
+        time.sleep(0.1)
+
+
+def interrupt(suite: Suite, bench: subprocess.Popen[str], number: signal.Signals, code: int) -> None:
+    """Send a signal while the suite's first run trains: no process of it is left, and nothing half-recorded."""
+    run = suite.folder / suite.runs[0].folder
+    wait_for(run / "progress.json")
+    assert states(suite)[0] is State.RUNNING
+    assert len(processes_of(suite.folder)) >= 4  # supervisor, run, and what the run has started
+    bench.send_signal(number)
+    output, _ = bench.communicate(timeout=30)
+    assert bench.returncode == code, output
+    until = time.monotonic() + 10  # of SIGKILL the others hear a moment later
+    while (left := processes_of(suite.folder)) and number == signal.SIGKILL and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [line for line in left if "plugin_hasac" in line or "tee" in line]
+    assert states(suite)[0] is State.MISSING
+    assert json.loads((run / "status.json").read_text())["state"] == "running"
+    assert number == signal.SIGKILL or "1 missing" in output or "2 missing" in output
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, Path]:
-    """A suite of a run that completes and one that fails inside the host, made once."""
+    """A suite of a run that completes and one that fails inside the host: interrupted by Ctrl-C, then called again."""
     import conftest
 
     folder = tmp_path_factory.mktemp("suite")
-    path = write(
-        folder,
-        algorithms=[HASAC, {"config": "qmix", "name": "broken", "settings": {"mixer": "qmx"}}],
-        resources={"workers": 2},
-    )
+    broken = {"config": "qmix", "name": "broken", "settings": {"mixer": "qmx"}}
+    workers = {"config": "hasac", "settings": {**HASAC["settings"], "env_workers": 1}}
+    path = write(folder, algorithms=[workers, broken], resources={"workers": 2})
+    suite = read_suite(str(path))
+    interrupt(suite, started(str(path), folder=folder), signal.SIGINT, 130)
     call = conftest.cli.__wrapped__(folder)  # type: ignore[attr-defined]
     return call("bench", str(path)), path
 
@@ -253,8 +314,10 @@ def test_resumes_what_is_missing_or_failed(made: tuple[Finished, Path], capfd: p
     main(["bench", str(path), "--only", first.identity])
     assert status.stat().st_mtime_ns == before
     assert "1 completed" in capfd.readouterr().out
-    write(path.parent, algorithms=[{**HASAC, "settings": {**HASAC["settings"], "mac": "nonsense"}}])  # type: ignore[dict-item]
-    with pytest.raises(SystemExit) as stop:  # in this process: signal handlers, exit codes, the same code as on the command line
+    write(path.parent, algorithms=[{**HASAC, "settings": {**HASAC["settings"], "mac": "nonsense"}}])
+    with pytest.raises(
+        SystemExit
+    ) as stop:  # in this process: signal handlers, exit codes, the same code as on the command line
         main(["bench", str(path)])
     assert stop.value.code == 1
     assert json.loads(status.read_text())["state"] == "failed"
@@ -262,69 +325,23 @@ def test_resumes_what_is_missing_or_failed(made: tuple[Finished, Path], capfd: p
     assert json.loads(aside.read_text())["identity"] == first.identity
 
 
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of living processes that name a folder, or that were started with it in their environment."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if words[0] and int(process.name) != os.getpid() and str(folder).encode() in b"".join(words):
-            found.append(words[0].decode(errors="replace").replace("\0", " "))
-    return found
-
-
-def started(*arguments: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "main.py"), "bench", *arguments]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for(path: Path, seconds: float = 90) -> None:
-    until = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < until, f"{path} does not appear"
-        time.sleep(0.1)
-
-
-def test_interrupted_suites_leave_nothing_and_go_on(tmp_path: Path) -> None:
-    """Ctrl-C, SIGTERM and SIGKILL; then the same command, and every task of a Slurm array, complete the suites."""
-    ends = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
-    suites, benches = {}, {}
-    for number in ends:
+def test_a_killed_suite_goes_on_as_a_slurm_array(tmp_path: Path) -> None:
+    """After SIGTERM or SIGKILL nothing is left either, and every array task makes exactly one run that is missing."""
+    suites = {}
+    for number, code in {signal.SIGTERM: 143, signal.SIGKILL: -9}.items():
         folder = tmp_path / number.name
         folder.mkdir()
-        suites[number] = read_suite(str(write(folder, algorithms=[HASAC])))
-        benches[number] = started(str(suites[number].path), folder=folder)
-    for number, code in ends.items():
-        suite, bench = suites[number], benches[number]
-        run = suite.folder / suite.runs[0].folder
-        wait_for(run / "progress.json")
-        assert states(suite) == [State.RUNNING]
-        assert len(processes_of(suite.folder)) >= 4  # supervisor, run and its env workers
-        bench.send_signal(number)
-        output, _ = bench.communicate(timeout=30)
-        assert bench.returncode == code, output
-        until = time.monotonic() + 10
-        while (left := processes_of(suite.folder)) and number == signal.SIGKILL and time.monotonic() < until:
-            time.sleep(0.1)
-        assert not left
-        assert states(suite) == [State.MISSING]
-        assert json.loads((run / "status.json").read_text())["state"] == "running"
-        assert number == signal.SIGKILL or "1 missing" in output
-    slurm = suites[signal.SIGTERM]
-    printed = started(str(slurm.path), "--slurm", folder=tmp_path).communicate()[0]
-    (tmp_path / "array.sh").write_text(printed[printed.index("#!/bin/bash") :])
-    again = started(str(suites[signal.SIGINT].path), folder=tmp_path)
-    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "0"}
-    array = subprocess.run(["bash", tmp_path / "array.sh"], env=environment, check=False, capture_output=True, text=True)
-    assert array.returncode == 0, array.stderr
-    assert again.wait(timeout=60) == 0
-    for suite in (slurm, suites[signal.SIGINT]):
-        assert states(suite) == [State.COMPLETED]
-        (record,) = (suite.folder / suite.runs[0].folder / "results" / "sacred").glob("*/*/*")
-        assert json.loads((record / "run.json").read_text())["status"] == "COMPLETED"
-    assert not [line for line in processes_of(tmp_path) if "plugin_hasac" in line]
+        suite = suites[number] = read_suite(str(write(folder, algorithms=[HASAC], seeds=2, resources={"workers": 1})))
+        interrupt(suite, started(str(suite.path), folder=folder), number, code)
+    suite = suites[signal.SIGTERM]
+    printed = started(str(suite.path), "--slurm", folder=tmp_path).communicate()[0]
+    script = tmp_path / "array.sh"
+    script.write_text(printed[printed.index("#!/bin/bash") :])
+    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "1"}
+    task = subprocess.run(["bash", script], env=environment, check=False, capture_output=True, text=True)
+    assert task.returncode == 0, task.stderr
+    assert states(suite) == [State.MISSING, State.COMPLETED]
+    assert not processes_of(suite.folder)
 
 
 def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -361,13 +378,7 @@ def test_ray(tmp_path: Path) -> None:
     try:
         suite = read_suite(str(write(tmp_path, algorithms=[HASAC])))
         wait_for_port(6479)
-        first = started(str(suite.path), "--ray", address, folder=tmp_path)
-        wait_for(suite.folder / suite.runs[0].folder / "progress.json")
-        first.send_signal(signal.SIGINT)
-        output, _ = first.communicate(timeout=60)
-        assert first.returncode == 130, output
-        assert not [line for line in processes_of(suite.folder) if "plugin_hasac" in line]
-        assert states(suite) == [State.MISSING]
+        interrupt(suite, started(str(suite.path), "--ray", address, folder=tmp_path), signal.SIGINT, 130)
         second = started(str(suite.path), "--ray", address, folder=tmp_path)
         output, _ = second.communicate(timeout=120)
         assert second.returncode == 0, output

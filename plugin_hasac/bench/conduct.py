@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Protocol
 
 from plugin_hasac.bench.launchers import Handle, Launcher
-from plugin_hasac.bench.ledger import Entry, State, look
+from plugin_hasac.bench.ledger import Entry, look
 from plugin_hasac.bench.suite import Run, Suite
 
 SECONDS_BETWEEN_LOOKS = 0.25

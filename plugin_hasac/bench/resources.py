@@ -39,7 +39,9 @@ class Resources:
                 raise UserError(f"resources: {key}: {value!r} is not a whole number of at least 1.")
         gpus, sbatch = values.get("gpus", 0), values.get("sbatch", {})
         if not isinstance(gpus, (int, float)) or isinstance(gpus, bool) or gpus < 0 or (gpus > 1 and gpus % 1):
-            raise UserError(f"resources: gpus: {gpus!r} is neither a share of a GPU below 1 nor a whole number of them.")
+            raise UserError(
+                f"resources: gpus: {gpus!r} is neither a share of a GPU below 1 nor a whole number of them."
+            )
         if not isinstance(sbatch, Mapping):
             raise UserError(f"resources: sbatch: {sbatch!r} is not a mapping of sbatch's options.")
         return cls(**{key: value for key, value in values.items() if value is not None})

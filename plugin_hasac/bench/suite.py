@@ -198,7 +198,9 @@ def _words(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _words(value, f"{prefix}{key}.")
             continue
         text = str(value)
-        if isinstance(value, str) and not re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):  # YAML 1.1: 1e-4 is text
+        if isinstance(value, str) and not re.fullmatch(
+            r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value
+        ):  # YAML 1.1: 1e-4 is text
             try:
                 ast.literal_eval(value)
                 text = repr(value)
@@ -242,7 +244,7 @@ def _typed(values: Mapping[str, Any], key: str, kind: type, default: Any, where:
     if value is None:
         return default
     if not isinstance(value, kind):
-        expected = {Mapping: "a mapping of 'key: value' lines", str: "a text"}[kind]
+        expected = "a text" if kind is str else "a mapping of 'key: value' lines"
         raise UserError(f"{key} {where}: {value!r} is not {expected}.")
     return value
 
@@ -263,7 +265,9 @@ def _list(values: Mapping[str, Any], key: str, path: Path) -> list[Any]:
 
 
 def _seeds(value: Any, where: str) -> list[int]:
-    whole = [isinstance(seed, int) and not isinstance(seed, bool) for seed in (value if isinstance(value, list) else [value])]
+    whole = [
+        isinstance(seed, int) and not isinstance(seed, bool) for seed in (value if isinstance(value, list) else [value])
+    ]
     if isinstance(value, int) and all(whole) and value > 0:
         return list(range(1, value + 1))
     if isinstance(value, list) and value and all(whole) and min(value) >= 0 and len(set(value)) == len(value):
@@ -273,7 +277,9 @@ def _seeds(value: Any, where: str) -> list[int]:
 
 def _name(name: str) -> str:
     if not re.fullmatch(r"[^\s/.=][^\s/=]*", name):
-        raise UserError(f"name {name!r}: a name is part of a path, so it has no spaces, '/' or '='; add another 'name'.")
+        raise UserError(
+            f"name {name!r}: a name is part of a path, so it has no spaces, '/' or '='; add another 'name'."
+        )
     return name
 
 

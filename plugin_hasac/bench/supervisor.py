@@ -1,11 +1,12 @@
 """Makes one run of a suite in a process of its own, leaves no process behind and nothing half-recorded.
 
-``python -m plugin_hasac.bench.supervisor JOB PARENT``, with a :class:`Job` as JSON and the id of the process that asks for it:
-when that ends, so does the run. Every launcher starts runs in this way.
+``python -m plugin_hasac.bench.supervisor JOB PARENT``, with a :class:`Job` as JSON and the id of the process that
+asks for it: when that ends, so does the run. Every launcher starts runs in this way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -113,7 +114,7 @@ def run(job: Job, folder: Path) -> int | None:
             stdout=console,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_prepare,  # this process has one thread
+            preexec_fn=_prepare,  # noqa: PLW1509 (this process has one thread)
         )
         try:
             while child.poll() is None:
@@ -132,7 +133,7 @@ def _prepare() -> None:
 
 
 def end_children() -> None:
-    """End every process that is left of the run, with its whole group."""
+    """End every process that is left of the run, with its whole group (on Linux, as all of this)."""
     deadline, told = time.monotonic() + GRACE, set()
     while children := _children():
         for pid in children:
@@ -145,27 +146,22 @@ def end_children() -> None:
 
 
 def _signal(pid: int, number: int) -> None:
-    try:
-        # Processes that made no group of their own are in that of the run, or in this one's.
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number) if os.getpgid(pid) == pid else os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _children() -> list[int]:
     """Processes whose parent is this one."""
     try:
         return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    except OSError:  # not Linux: the run itself has been waited for or killed with its group
+    except OSError:
         return []
 
 
 def _reap() -> None:
-    try:
+    with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    except ChildProcessError:
-        pass
 
 
 def make_room(root: Path, folder: Path, status: dict[str, Any]) -> None:
@@ -192,7 +188,10 @@ def verdict(folder: Path, code: int) -> dict[str, Any]:
     progress = read_json(folder / PROGRESS_FILE)
     found = progress.get("record")
     record = _into(folder, Path(found)) if found and Path(found).is_dir() else None
-    entries: dict[str, Any] = {"state": State.FAILED.value, "record": str(record.relative_to(folder)) if record else None}
+    entries: dict[str, Any] = {
+        "state": State.FAILED.value,
+        "record": str(record.relative_to(folder)) if record else None,
+    }
     entries |= {key: progress.get(key) for key in ("t_env", "test_step", "test_return")}
     said = [line for line in (folder / CONSOLE).read_text(errors="replace").splitlines() if line.startswith("hasac: ")]
     if code < 0:

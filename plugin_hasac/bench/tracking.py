@@ -42,8 +42,8 @@ def read_json(path: Path) -> dict[str, Any]:
 class ProgressFile:
     """Writes where a run stands: an observer of the statistics that a host logs.
 
-    The file holds ``t_env`` and ``t_max`` (env steps), ``steps_per_second``, ``test_step`` and ``test_return`` (env steps
-    at the last test and its mean return, or null) and ``record`` (the folder of sacred's record, or null).
+    The file holds ``t_env`` and ``t_max`` (env steps), ``steps_per_second``, ``test_step`` and ``test_return`` (env
+    steps at the last test and its mean return, or null) and ``record`` (the folder of sacred's record, or null).
 
     Args:
         folder: to write to.

@@ -65,7 +65,9 @@ class Board:
             self._completed += 1
             number = f"{self._completed} of {self._total}"
             value = f"{entry.status['test_return']:.2f}"
-            self.say(f"completed  {run.name}: test return {value} at step {entry.status['test_step']:,}, {took} ({number})")
+            self.say(
+                f"completed  {run.name}: test return {value} at step {entry.status['test_step']:,}, {took} ({number})"
+            )
             return
         self._failed.append((run, entry))
         self.say(f"failed     {run.name}: {problem(entry)} ({entry.log})")

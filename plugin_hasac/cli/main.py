@@ -98,7 +98,9 @@ def parser() -> argparse.ArgumentParser:
         help="make the runs of a suite: algorithms x tasks x seeds",
         description="Make what is missing of a suite of runs; a second call goes on where the first was interrupted.",
     )
-    bench.add_argument("suite", metavar="SUITE", help="a YAML file (docs/benchmarking.md), or a shipped suite: ci, benchmark")
+    bench.add_argument(
+        "suite", metavar="SUITE", help="a YAML file (docs/benchmarking.md), or a shipped suite: ci, benchmark"
+    )
     bench.add_argument("--folder", metavar="FOLDER", help="of the results (default: as the suite says)")
     bench.add_argument("--dry-run", action="store_true", help="list the runs, their states and their commands")
     bench.add_argument("--only", metavar="RUN", help="make one run, by its index or identity (see --dry-run)")

@@ -46,9 +46,13 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
             host.launch(params, None)
         return
     folder = run_folder()
-    with _host_console(folder) as (terminal, log), _clear_failures(log), Progress(terminal, config) as progress:
-        with _followed(progress, config, host, folder) as observer:
-            host.launch(params, observer)
+    with (
+        _host_console(folder) as (terminal, log),
+        _clear_failures(log),
+        Progress(terminal, config) as progress,
+        _followed(progress, config, host, folder) as observer,
+    ):
+        host.launch(params, observer)
     summary(host, config, progress)
 
 

@@ -55,8 +55,7 @@ class Ray:
         resources = suite.resources
         self.capacity = resources.workers or sys.maxsize
         if not any(
-            node["Resources"].get("CPU", 0) >= resources.threads
-            and node["Resources"].get("GPU", 0) >= resources.gpus
+            node["Resources"].get("CPU", 0) >= resources.threads and node["Resources"].get("GPU", 0) >= resources.gpus
             for node in ray.nodes()
             if node["Alive"]
         ):
