@@ -62,6 +62,7 @@ def states(suite: Suite) -> list[State]:
     ("changes", "message"),
     [
         ({"algoritms": []}, "unknown key 'algoritms' in"),
+        ({"resources": {3: 4}}, "unknown key '3' in resources"),
         ({"algorithms": []}, "[] is not a list with at least one entry"),
         ({"algorithms": ["hasca"]}, "unknown --config 'hasca'. Did you mean 'hasac'?"),
         ({"algorithms": ["hasac", "hasac"]}, "'hasac' is there 2 times"),

@@ -32,10 +32,11 @@ class Resources:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Resources:
         """Raises UserError for an unknown key or an impossible value."""
+        values = {key: value for key, value in values.items() if value is not None}
         check_keys(values, set(cls.__dataclass_fields__), "in resources")
         for key in ("workers", "threads"):
-            value = values.get(key)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            value = values.get(key, 1)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"resources: {key}: {value!r} is not a whole number of at least 1.")
         gpus, sbatch = values.get("gpus", 0), values.get("sbatch", {})
         if not isinstance(gpus, (int, float)) or isinstance(gpus, bool) or gpus < 0 or (gpus > 1 and gpus % 1):
@@ -44,7 +45,7 @@ class Resources:
             )
         if not isinstance(sbatch, Mapping):
             raise UserError(f"resources: sbatch: {sbatch!r} is not a mapping of sbatch's options.")
-        return cls(**{key: value for key, value in values.items() if value is not None})
+        return cls(**values)
 
     def environment(self) -> dict[str, str]:
         """Variables that hold a run's libraries to its threads."""

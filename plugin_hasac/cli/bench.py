@@ -6,10 +6,9 @@ import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
-from plugin_hasac.bench.conduct import Interruption, conduct, entries, interruptions
+from plugin_hasac.bench.conduct import conduct, entries, interruptions
 from plugin_hasac.bench.launchers import Launcher
 from plugin_hasac.bench.launchers import slurm as slurm_jobs
 from plugin_hasac.bench.ledger import Entry, State
@@ -58,15 +57,16 @@ def bench(
     elif slurm:
         print(f"array job {slurm_jobs.submit(suite, todo)}: {len(todo)} runs; results in {suite.folder}")
     else:
-        with interruptions() as interruption:
-            _make(suite, runs, todo, ray, interruption)
+        _make(suite, found, todo, ray)
 
 
-def _make(suite: Suite, runs: Sequence[Run], todo: list[Run], ray: str | None, interruption: Interruption) -> None:
-    with Board(sys.stderr, len(runs), len(runs) - len(todo), todo) as board:
-        if todo:
-            conduct(suite, todo, _launcher(suite, ray), board, interruption)
-    after = entries(suite, runs)
+def _make(suite: Suite, before: dict[Run, Entry], todo: list[Run], ray: str | None) -> None:
+    launcher = _launcher(suite, ray) if todo else None  # before the signals are taken over, since Ray takes them too
+    complete = sum(entry.state is State.COMPLETED for entry in before.values())
+    with interruptions() as interruption, Board(sys.stderr, len(before), complete, todo) as board:
+        if launcher:
+            conduct(suite, todo, launcher, board, interruption)
+    after = entries(suite, list(before))
     _summary(suite, after)
     if interruption.signal:
         print("the same command makes the rest")
@@ -75,7 +75,7 @@ def _make(suite: Suite, runs: Sequence[Run], todo: list[Run], ray: str | None, i
         sys.exit(128 + interruption.signal)
     bad = sum(entry.state is not State.COMPLETED for entry in after.values())
     if bad:
-        raise RunFailedError(f"{bad} of {len(runs)} runs are not complete; the same command tries them again.")
+        raise RunFailedError(f"{bad} of {len(after)} runs are not complete; the same command tries them again.")
 
 
 def _launcher(suite: Suite, ray: str | None) -> Launcher:

@@ -16,7 +16,7 @@ from plugin_hasac.bench.ledger import Entry, State
 from plugin_hasac.bench.suite import Run
 
 SECONDS_BETWEEN_LINES = 30.0
-ROWS = 20  # running or failed runs that are shown at once
+ROWS = 20  # running runs that are shown at once
 
 
 class Board:
@@ -24,15 +24,15 @@ class Board:
 
     Args:
         terminal: where to show it.
-        total: runs of the suite.
-        before: entries of the runs that are complete already.
+        total: how many runs there are.
+        before: how many of them are complete already.
         to_make: the runs that will be made.
     """
 
     def __init__(self, terminal: IO[str], total: int, before: int, to_make: Sequence[Run]) -> None:
         self._console = Console(file=terminal, highlight=False, soft_wrap=True)
         self._live = Live(console=self._console, refresh_per_second=2, transient=True) if terminal.isatty() else None
-        self._total, self._completed, self._failed = total, before, list[tuple[Run, Entry]]()
+        self._total, self._completed, self._failed = total, before, 0
         self._steps_to_make = sum(run.t_max for run in to_make)
         self._steps_made = 0
         self._begun: dict[Run, float] = {}
@@ -69,7 +69,7 @@ class Board:
                 f"completed  {run.name}: test return {value} at step {entry.status['test_step']:,}, {took} ({number})"
             )
             return
-        self._failed.append((run, entry))
+        self._failed += 1
         self.say(f"failed     {run.name}: {problem(entry)} ({entry.log})")
 
     def look(self, active: Sequence[tuple[Run, Entry]]) -> None:
@@ -87,7 +87,7 @@ class Board:
     def _headline(self, running: int, made: int) -> str:
         elapsed = time.monotonic() - self._started
         left = _duration((self._steps_to_make - made) * elapsed / made) if made else "–"
-        counts = f"{self._completed} of {self._total} runs complete, {running} running, {len(self._failed)} failed"
+        counts = f"{self._completed} of {self._total} runs complete, {running} running, {self._failed} failed"
         return f"suite      {counts}; {_duration(elapsed)} so far, {left} left"
 
     def _table(self, running: Sequence[tuple[Run, Entry]], queued: int, made: int) -> RenderableType:
@@ -98,8 +98,6 @@ class Board:
             bar = ProgressBar(total=run.t_max, completed=min(steps, run.t_max), width=24)
             numbers = ("–" if test is None else f"{test:.2f}", f"{rate:.0f}" if rate else "starting")
             table.add_row(run.name, f"{steps:,}/{run.t_max:,}", bar, *numbers)
-        for run, entry in self._failed[-ROWS:]:
-            table.add_row(Text(run.name, "red"), Text("failed", "red"), "", Text(str(entry.log), "red"), "")
         more = len(running) - ROWS
         notes = [f"and {more} more running"] if more > 0 else []
         notes += [f"{queued} handed over, not yet begun"] if queued else []
