@@ -79,6 +79,7 @@ def states(suite: Suite) -> list[State]:
             "both recorded as 'mpe:SimpleSpread-3-v0'",
         ),
         ({"tasks": [{"env": "matrix_game", "env_args": [1]}]}, "env_args of matrix_game: [1] is not a mapping"),
+        ({"algorithms": ["qmix", {"config": "qmix", "name": "b"}]}, "'qmix' and 'b' are both recorded as 'qmix'"),
         ({"seeds": 0}, "seeds in"),
         ({"seeds": [1, 1]}, "neither a number of seeds nor a list of different whole numbers"),
         ({"seeds": "three"}, "'three' is neither"),

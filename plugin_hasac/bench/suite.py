@@ -173,10 +173,11 @@ class _Pairs:
         changes = merged(merged(self.common, task["settings"]), algorithm["settings"])
         if task["env_args"]:
             changes = merged(changes, {"env_args": task["env_args"]})
-        if algorithm["name"] != in_yaml.get("name"):  # what a report tells algorithms apart by
-            changes = {"name": algorithm["name"], **changes}
-        if in_yaml.get("learner") == LEARNER and "cpu_threads" in in_yaml:
-            changes = {"cpu_threads": self.threads, **changes}
+        if in_yaml.get("learner") == LEARNER:
+            changes = {"cpu_threads": self.threads, **changes} if "cpu_threads" in in_yaml else changes
+            # What a report tells algorithms apart by. Not for a host's own, some of which ask for their name.
+            if algorithm["name"] != in_yaml.get("name"):
+                changes = {"name": algorithm["name"], **changes}
         words = list(_words(changes))
         try:
             config, _additions, _notice = check(self.host, config_name, env_name, [*words, "seed=0"])
@@ -290,13 +291,18 @@ def _refuse_twice(names: list[str], what: str, path: Path) -> None:
 
 
 def _refuse_one_record(cells: list[tuple[Any, Any, Any]], path: Path) -> None:
-    """Two tasks that runs record under one name cannot be told apart in a report."""
-    names: dict[str, str] = {}
-    for task, _algorithm, (config, _command) in cells:
-        recorded = str(config["env_args"].get("map_name") or config["env_args"].get("key"))
-        other = names.setdefault(recorded, task["name"])
-        if other != task["name"]:
-            raise UserError(
-                f"tasks in {path}: '{other}' and '{task['name']}' are both recorded as '{recorded}', so a report could "
-                "not tell them apart; put one into a suite of its own."
-            )
+    """What runs record under one name cannot be told apart in a report."""
+    names: dict[tuple[str, str], str] = {}
+    for task, algorithm, (config, _command) in cells:
+        env_args = config["env_args"]
+        recorded = {
+            "algorithms": (algorithm, config["name"]),
+            "tasks": (task, env_args.get("map_name") or env_args.get("key")),
+        }
+        for what, (entry, name) in recorded.items():
+            other = names.setdefault((what, str(name)), entry["name"])
+            if other != entry["name"]:
+                raise UserError(
+                    f"{what} in {path}: '{other}' and '{entry['name']}' are both recorded as '{name}', so a report could "
+                    "not tell them apart; put one into a suite of its own."
+                )

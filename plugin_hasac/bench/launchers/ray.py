@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from plugin_hasac.bench.launchers import make_job
+from plugin_hasac.bench.ledger import is_locked
 from plugin_hasac.bench.suite import Run, Suite
 from plugin_hasac.errors import UserError
 
@@ -51,7 +54,7 @@ class Ray:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"--ray {address}: no Ray cluster answers there ({reason}); 'ray start --head'?") from None
         self._ray, self._suite = ray, suite
-        self._references: list[Any] = []
+        self._handed_over: list[tuple[Any, Path]] = []
         resources = suite.resources
         self.capacity = resources.workers or sys.maxsize
         if not any(
@@ -88,14 +91,17 @@ class Ray:
         """Hand a run to Ray."""
         job = make_job(self._suite, run)
         reference = self._make.options(name=run.name).remote(job.arguments(), job.environment)
-        self._references.append(reference)
+        self._handed_over.append((reference, self._suite.folder / run.folder))
         return RayHandle(self._ray, reference)
 
     def stop(self) -> None:
         """Cancel all tasks, which end their runs."""
-        for reference in self._references:
+        for reference, _folder in self._handed_over:
             self._ray.cancel(reference, force=False)
-        self._ray.wait(self._references, num_returns=len(self._references), timeout=SECONDS_TO_STOP)
+        # Ray calls a task over when it is cancelled, not when it has ended; and kills what has not when it shuts down.
+        until = time.monotonic() + SECONDS_TO_STOP
+        while any(is_locked(folder) for _, folder in self._handed_over) and time.monotonic() < until:
+            time.sleep(0.1)
         self._ray.shutdown()
 
 
