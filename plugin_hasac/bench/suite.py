@@ -303,6 +303,6 @@ def _refuse_one_record(cells: list[tuple[Any, Any, Any]], path: Path) -> None:
             other = names.setdefault((what, str(name)), entry["name"])
             if other != entry["name"]:
                 raise UserError(
-                    f"{what} in {path}: '{other}' and '{entry['name']}' are both recorded as '{name}', so a report could "
-                    "not tell them apart; put one into a suite of its own."
+                    f"{what} in {path}: '{other}' and '{entry['name']}' are both recorded as '{name}', so a report "
+                    "could not tell them apart; put one into a suite of its own."
                 )
