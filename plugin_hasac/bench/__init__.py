@@ -1,1 +1,1 @@
-"""Tables and figures of results."""
+"""Suites of runs, and tables and figures of their results."""

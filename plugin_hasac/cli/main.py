@@ -107,6 +107,26 @@ def parser() -> argparse.ArgumentParser:
     )
     qre.add_argument("--seeds", type=int, default=1, help="runs of each with --compare (%(default)s)")
 
+    bench = commands.add_parser(
+        "bench",
+        help="make the runs of a suite: algorithms x tasks x seeds",
+        description="Make what is missing of a suite of runs; a second call goes on where the first was interrupted.",
+    )
+    bench.add_argument(
+        "suite", metavar="SUITE", help="a YAML file (docs/benchmarking.md), or a shipped suite: ci, benchmark"
+    )
+    bench.add_argument("--folder", metavar="FOLDER", help="of the results (default: as the suite says)")
+    bench.add_argument("--dry-run", action="store_true", help="list the runs, their states and their commands")
+    bench.add_argument("--only", metavar="RUN", help="make one run, by its index or identity (see --dry-run)")
+    bench.add_argument("--ray", metavar="ADDRESS", help="make the runs on an existing Ray cluster")
+    bench.add_argument(
+        "--slurm",
+        nargs="?",
+        const="print",
+        choices=("print", "submit"),
+        help="print the script of a Slurm array job with one run per task, or submit it",
+    )
+
     commands.add_parser("options", help="explain every hyper-parameter of HASAC")
     return top
 
@@ -139,6 +159,11 @@ def main(argv: list[str] | None = None) -> None:
                 options.seeds,
                 comparison=options.compare,
             )
+        elif options.command == "bench":
+            from plugin_hasac.cli.bench import bench
+
+            asked = {key: value for key, value in vars(options).items() if key not in ("command", "suite")}
+            bench(options.suite, **asked)
         elif options.command == "hosts":
             from plugin_hasac.cli import hosts
 

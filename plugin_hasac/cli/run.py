@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from plugin_hasac.bench.curves import plot_learning_curve
+from plugin_hasac.bench.tracking import HOST_LOG, ProgressFile, run_folder
 from plugin_hasac.cli.progress import Progress
 from plugin_hasac.errors import RunFailedError, UserError
 from plugin_hasac.hosts import find_host
-from plugin_hasac.hosts.base import Host
+from plugin_hasac.hosts.base import Host, Observer
 from plugin_hasac.hosts.request import check
 
 
@@ -44,8 +45,14 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
         with _clear_failures(None):
             host.launch(params, None)
         return
-    with _host_console() as (terminal, log), _clear_failures(log), Progress(terminal, config) as progress:
-        host.launch(params, progress)
+    folder = run_folder()
+    with (
+        _host_console(folder) as (terminal, log),
+        _clear_failures(log),
+        Progress(terminal, config) as progress,
+        _followed(progress, config, host, folder) as observer,
+    ):
+        host.launch(params, observer)
     summary(host, config, progress)
 
 
@@ -74,15 +81,40 @@ def task_name(config: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _host_console() -> Iterator[tuple[IO[str], Path]]:
+def _followed(progress: Progress, config: dict[str, Any], host: Host, folder: Path | None) -> Iterator[Observer]:
+    """The run's observer, which also keeps a file up to date where a folder for it was asked for."""
+    if folder is None:
+        yield progress
+        return
+    file = ProgressFile(folder, int(config["t_max"]), lambda: host.run_folder)
+
+    def observer(key: str, value: Any, t_env: int) -> None:
+        progress(key, value, t_env)
+        file(key, value, t_env)
+
+    try:
+        yield observer
+    finally:
+        file.write()
+
+
+@contextmanager
+def _host_console(folder: Path | None) -> Iterator[tuple[IO[str], Path]]:
     """Send all that the host and its workers print to a file (sacred keeps its own copy); yield the real stderr.
 
     Works on file descriptors, since hosts have sacred capture them and env processes inherit them.
+
+    Args:
+        folder: of the file; None for that of temporary files.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    descriptor, name = tempfile.mkstemp(prefix="hasac-", suffix=".log")
+    if folder is None:
+        descriptor, name = tempfile.mkstemp(prefix="hasac-", suffix=".log")
+    else:
+        name = str(folder / HOST_LOG)
+        descriptor = os.open(name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from plugin_hasac.bench.tracking import run_folder
 from plugin_hasac.controllers.hasac_mac import HasacMAC
 from plugin_hasac.envs import FACTORIES
 from plugin_hasac.envs import REGISTRY as OUR_ENVS
@@ -56,12 +56,12 @@ class Pymarlzooplus(Host):
                 available.append(name)
 
     def launch(self, params: list[str], observer: Observer | None) -> None:
-        """Run ``pymarlzooplus.main``, with results under the working directory."""
+        """Run ``pymarlzooplus.main``, with results under the working directory, or where a suite wants them."""
         main: Any = importlib.import_module("pymarlzooplus.main")
         run: Any = importlib.import_module("pymarlzooplus.run")
         self.register()
         # The host writes beside the outermost script, which for an installed command is the venv's bin folder.
-        main.get_caller_path = os.getcwd
+        main.get_caller_path = lambda: str(run_folder() or Path.cwd())
         with self.observed(run.Logger, observer):
             main.pymarlzooplus(["main.py", *params])
 
