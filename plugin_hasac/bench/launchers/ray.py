@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -49,7 +50,7 @@ class Ray:
             raise UserError("--ray needs Ray: pip install 'plugin_hasac[ray]'") from None
         try:
             _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"--ray {address}: no Ray cluster answers there ({reason}); 'ray start --head'?") from None
