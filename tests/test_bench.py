@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -374,9 +376,8 @@ def test_ray(tmp_path: Path) -> None:
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     address = "127.0.0.1:6479"
     options = ["--port=6479", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats", "--block"]
-    cluster = subprocess.Popen(
-        [*ray, "start", "--head", *options, f"--temp-dir={tmp_path / 'ray'}"], stdout=subprocess.DEVNULL
-    )
+    short = tempfile.mkdtemp(prefix="ray-")  # Ray's sockets lie below it, and their names may not be long
+    cluster = subprocess.Popen([*ray, "start", "--head", *options, f"--temp-dir={short}"], stdout=subprocess.DEVNULL)
     try:
         suite = read_suite(str(write(tmp_path, algorithms=[HASAC])))
         wait_for_port(6479)
@@ -388,6 +389,7 @@ def test_ray(tmp_path: Path) -> None:
     finally:
         cluster.terminate()
         cluster.wait(timeout=30)
+        shutil.rmtree(short, ignore_errors=True)
     with pytest.raises(UserError, match="no Ray cluster answers there"):
         from plugin_hasac.bench.launchers.ray import Ray
 
