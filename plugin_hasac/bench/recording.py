@@ -114,8 +114,9 @@ def provenance(
 
 def as_yaml(entries: Sequence[Mapping[str, Any]], source: Mapping[str, Any]) -> str:
     """The text of a reference file."""
-    content = {"defaults": {"source": dict(source)}, "entries": [dict(entry) for entry in entries]}
-    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
+    style: dict[str, Any] = {"sort_keys": False, "width": 118, "allow_unicode": True}
+    top = yaml.safe_dump({"defaults": {"source": dict(source)}}, default_flow_style=False, **style)
+    return top + yaml.safe_dump({"entries": [dict(entry) for entry in entries]}, default_flow_style=None, **style)
 
 
 def _settings(label: str, runs: Sequence[Record]) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def parse_entry(given: Mapping[str, Any]) -> tuple[Entry | None, list[str]]:
     mistakes += [f"'{key}' is missing." for key in REQUIRED if given.get(key) in (None, "")]
     if "value" not in given and "values" not in given:
         mistakes.append("'value' is missing (null, with 'why', if it is not available).")
-    read = {key: value for key, value in given.items() if key in FIELDS and value is not None}
+    read = {key: value for key, value in given.items() if key in FIELDS and value not in (None, "")}
     for key, accepts, expected in (
         *((key, _is_text, "a text") for key in TEXTS),
         *((key, _is_number, "a finite number") for key in ("value", "spread")),

@@ -129,8 +129,8 @@ def compare(
     ]
     verdicts = judge(records, entries, min_seeds)
     code = exit_code(verdicts)
-    if problems and code == 0:
-        code = 2
+    if problems and code == 0 and not all(verdict.is_bar for verdict in verdicts):
+        code = 2  # what could not be read may be what is wrong
     if junit:
         _write(Path(junit), lambda target: write_junit(verdicts, target))
     if json_file:
@@ -253,13 +253,10 @@ def _show(entries: Sequence[Entry], verdicts: Sequence[Verdict], problems: Seque
     unused = sum(entry.role == "bar" for entry in entries) - len({id(verdict.entry) for verdict in bars})
     if unused:
         console.print(f"{unused} bars are on tasks without runs and not shown.", style="dim", soft_wrap=True)
-    console.print(
-        f"Rule: t-tests, {LEVEL:.0%} for all comparisons of a table together (Holm); one-sided for references, two-sided "
-        f"for bars. 'finds' is the drop found with {POWER:.0%} probability.",
-        style="dim",
-        soft_wrap=True,
-    )
-    summary = {0: "no regression", 1: "regression", 2: "not enough data"}[code]
+    rule = f"Rule: t-tests, {LEVEL:.0%} for all comparisons of a table together (Holm), one-sided for references,"
+    rule += f" two-sided for bars. 'finds': the drop that is found with {POWER:.0%} probability."
+    console.print(rule, style="dim", soft_wrap=True)
+    summary = {0: "no regression" if references else "bars", 1: "regression", 2: "not enough data"}[code]
     counts = [f"{sum(v.outcome == outcome for v in verdicts)} {outcome}" for outcome in Outcome]
     console.print(f"{summary} ({', '.join(count for count in counts if not count.startswith('0 '))})", style="bold")
 
