@@ -18,6 +18,7 @@ from conftest import ROOT, Cli
 from junitparser import Failure, Skipped
 from junitparser.xunit2 import JUnitXml
 
+from plugin_hasac.bench.junit import explain
 from plugin_hasac.bench.records import Record, write_records
 from plugin_hasac.bench.reference import SHIPPED, Entry, find_reference, parse_entry, read_references
 from plugin_hasac.bench.regression import LEVEL, Outcome, Verdict, drop_p_value, exit_code, holm, judge, smallest_drop
@@ -78,6 +79,7 @@ def write_yaml(folder: Path, *entries: dict[str, Any], **top: Any) -> Path:
         ({"tolerance": -1}, "'tolerance' must be a number from 0 on, or a percentage"),
         ({"tolerance": "3 percent"}, "'tolerance' must be"),
         ({"metric": None}, "'metric' is missing"),
+        ({"metric": "return"}, "'metric' must be the full name of a test's metric"),
         ({"source": ""}, "'source' is missing"),
         ({"value": None}, "'value' is not given: say in 'why'"),
         ({"env_steps": None}, "'env_steps' is not given: say in 'why'"),
@@ -119,6 +121,7 @@ def test_all_mistakes_of_a_file_are_told(tmp_path: Path) -> None:
         ("[1, 2]", "a list 'entries'"),
         ("entries: []", "a list 'entries'"),
         ("entries: [{algorithm: a, algorithm: b}]", "'algorithm' is given twice"),
+        ("entries: [{[1, 2]: b}]", "not valid YAML in line 1"),
         ("entries: [hasac]", "entry 1: expected a mapping"),
         ("defaults: 3\nentries: [{}]", "'defaults' must be a mapping"),
     ],
@@ -193,7 +196,11 @@ def test_no_spread_few_seeds_and_broken_scores() -> None:
     assert only(runs(9.9, 9.9, 9.9), constant).outcome == Outcome.REGRESSION
     assert only(runs(9.9, 9.9, 9.9), changed(spread=0.0, tolerance=0.2)).outcome == Outcome.OK
     assert only(runs(10, 10, 9), constant).outcome == Outcome.OK  # one seed of three shows nothing yet
-    assert only(runs(10, 10, math.nan), REFERENCE).outcome == Outcome.REGRESSION
+    diverged = only(runs(10, 10, math.nan), REFERENCE)
+    assert (diverged.outcome, explain(diverged)) == (
+        Outcome.REGRESSION,
+        "seed 3 diverged: test_return_mean is nan",
+    )
     one = changed(seeds=1, spread=None)
     # The reference's own noise counts: its lone score could be a lucky one.
     assert only(runs(8, 8.5, 9), one).outcome == Outcome.OK
@@ -337,6 +344,7 @@ def test_exit_codes_and_files_of_the_real_command(cli: Cli, tmp_path: Path) -> N
         (["runs.json", "--reference", "discret"], "Did you mean 'discrete'?"),
         (["runs.json", "--reference", "ci", "--algorithm", "hasca"], "Did you mean 'hasac'?"),
         (["runs.json", "--reference", "ci", "--task", "nothing"], "--task: neither runs nor references have 'nothing'"),
+        (["runs.json", "--reference", "published_mpe"], "nothing to compare: no bar is on a task of the runs"),
         (["runs.json", "--reference", "ci", "--min-seeds", "1"], "--min-seeds must be 2 or more"),
         (["runs.json", "--reference", "ci", "--junit", "runs.json/x.xml"], "runs.json/x.xml cannot be written"),
         (["runs.json", "--reference", "ci", "--tolerance", "1"], "--tolerance is only for hasac regress --record"),
@@ -446,6 +454,9 @@ def test_readme_recipe(tmp_path: Path) -> None:
     assert shell(make, trusted, "2") == 0
     (entry,) = read_references([trusted / "scores.yaml"])
     assert entry.values == (5.0, 5.0)
+    assert isinstance(entry.source, dict)
+    assert entry.source["host"].startswith("pymarlzooplus ")
+    assert "torch" in entry.source["packages"]
     (trusted / "scores.yaml").rename(changed / "scores.yaml")
     assert shell(check, changed, "11 13") == 0
     (suite,) = JUnitXml.fromfile(str(changed / "regress.xml"))

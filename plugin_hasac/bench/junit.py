@@ -81,10 +81,11 @@ def as_row(verdict: Verdict) -> dict[str, object]:
 def explain(verdict: Verdict) -> str:
     """One line on an outcome."""
     entry, parts = verdict.entry, []
-    if verdict.mean is not None and verdict.p_value is not None and entry.value is not None:
-        drop = entry.sign * (verdict.mean - entry.value)
+    mean = _finite(verdict.mean)
+    if mean is not None and verdict.p_value is not None and entry.value is not None:
+        drop = entry.sign * (mean - entry.value)
         parts.append(
-            f"{verdict.mean:.4g} over {len(verdict.scores)} seeds is {abs(drop):.4g} "
+            f"{mean:.4g} over {len(verdict.scores)} seeds is {abs(drop):.4g} "
             f"{'worse' if drop < 0 else 'better'} than {entry.value:.4g} (p = {verdict.p_value:.2g})"
         )
     parts += [text for text in (verdict.reason, entry.note) if text]

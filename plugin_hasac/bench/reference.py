@@ -85,7 +85,7 @@ class Entry:
 
 
 FIELDS = tuple(each.name for each in fields(Entry))
-TEXTS = ("algorithm", "task", "metric", "note", "why")
+TEXTS = ("algorithm", "task", "note", "why")
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,7 +93,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"'{key.value}' is given twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -159,7 +159,9 @@ def _read(file: Path) -> tuple[list[Entry], list[str]]:
         entry, wrong = parse_entry(merged)
         mistakes += [f"{where}: {mistake}" for mistake in wrong]
         if entry is not None:
-            key = (entry.algorithm, entry.task, entry.metric, entry.env_steps, entry.role)
+            # Papers may differ on a bar; a reference has one value.
+            origin = str(entry.source) if entry.role == "bar" else ""
+            key = (entry.algorithm, entry.task, entry.metric, entry.env_steps, entry.role, origin)
             if key in seen:
                 mistakes.append(f"{where}: the same as entry {seen[key]}: give one of them.")
             seen.setdefault(key, number)
@@ -183,6 +185,7 @@ def parse_entry(given: Mapping[str, Any]) -> tuple[Entry | None, list[str]]:
     read = {key: value for key, value in given.items() if key in FIELDS and value not in (None, "")}
     for key, accepts, expected in (
         *((key, _is_text, "a text") for key in TEXTS),
+        ("metric", lambda it: str(it).startswith("test_"), "the full name of a test's metric, as test_return_mean"),
         *((key, _is_number, "a finite number") for key in ("value", "spread")),
         *((key, _is_count, "a whole number above 0") for key in ("env_steps", "seeds")),
         ("values", lambda it: isinstance(it, list) and it and all(map(_is_number, it)), "a list of finite numbers"),

@@ -232,12 +232,11 @@ def _test(entry: Entry, algorithm: str, runs: Sequence[Record], min_seeds: int) 
         lacking = [f"measured at {env_steps:,} env steps, the bar at {entry.env_steps:,}", *lacking]
     verdict = replace(verdict, env_steps=env_steps, scores=scores, reason="; ".join(lacking))
     infinite = [seed for seed, score in scores.items() if not math.isfinite(score)]
-    if infinite and not verdict.is_bar:
-        reason = f"seed {infinite[0]} diverged: {entry.metric} is {scores[infinite[0]]}"
-        return replace(verdict, outcome=Outcome.REGRESSION, p_value=0.0, reason=reason)
-    if infinite or len(scores) < min_seeds:
-        few = f"{len(scores)} of at least {min_seeds} seeds"
-        return replace(verdict, reason="; ".join([few, *lacking]))
+    if infinite:
+        verdict = replace(verdict, reason=f"seed {infinite[0]} diverged: {entry.metric} is {scores[infinite[0]]}")
+        return verdict if verdict.is_bar else replace(verdict, outcome=Outcome.REGRESSION, p_value=0.0)
+    if len(scores) < min_seeds:
+        return replace(verdict, reason="; ".join([f"{len(scores)} of at least {min_seeds} seeds", *lacking]))
     assert verdict.mean is not None and verdict.spread is not None
     mean, spread = entry.sign * verdict.mean, verdict.spread
     reference = (entry.spread or 0.0, entry.seeds)

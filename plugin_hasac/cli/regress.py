@@ -128,6 +128,9 @@ def compare(
         and (not algorithms or entry.role == "bar" or entry.algorithm in algorithms)
     ]
     verdicts = judge(records, entries, min_seeds)
+    if not verdicts:
+        tasks_of_runs = ", ".join(sorted({record.task for record in records})) or "none"
+        raise UserError(f"nothing to compare: no bar is on a task of the runs that were chosen ({tasks_of_runs}).")
     code = exit_code(verdicts)
     if problems and code == 0 and not all(verdict.is_bar for verdict in verdicts):
         code = 2  # what could not be read may be what is wrong
