@@ -1,4 +1,4 @@
-"""Packaging. Everything declarative is in setup.cfg; this adds the YAML files of config/ to the package."""
+"""Packaging. Everything declarative is in setup.cfg; this adds YAML files from outside the package."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
+COPIES = {"config": "configs", "results/reference": "references"}
+
 
 class BuildWithConfigs(build_py):
-    """Copies ``config/`` to ``plugin_hasac/configs/`` in what is built."""
+    """Copies :data:`COPIES` into ``plugin_hasac/`` in what is built."""
 
     def run(self) -> None:
-        """Build, then copy (an editable install reads the checkout's folder)."""
+        """Build, then copy (an editable install reads the checkout's folders)."""
         super().run()
         if not self.editable_mode:
-            shutil.copytree(
-                Path(__file__).parent / "config", Path(self.build_lib) / "plugin_hasac" / "configs", dirs_exist_ok=True
-            )
+            for source, name in COPIES.items():
+                target = Path(self.build_lib) / "plugin_hasac" / name
+                shutil.copytree(Path(__file__).parent / source, target, dirs_exist_ok=True)
 
 
 setup(cmdclass={"build_py": BuildWithConfigs})

@@ -15,18 +15,34 @@ from conftest import ROOT
 def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     source = tmp_path / "source"  # a copy, so that building leaves nothing behind in the checkout
     source.mkdir()
-    for name in ("plugin_hasac", "config", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
+    for name in (
+        "plugin_hasac",
+        "config",
+        "results/reference",
+        "setup.py",
+        "setup.cfg",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+    ):
+        subprocess.run(["cp", "-r", "--parents", name, str(source)], cwd=ROOT, check=True)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     subprocess.run([*build, str(source)], check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("plugin_hasac-*.whl")
     installed = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(installed)
-    shipped = {path.relative_to(ROOT / "config").as_posix() for path in (ROOT / "config").rglob("*.yaml")}
-    packed = {path.relative_to(installed / "plugin_hasac" / "configs").as_posix() for path in installed.rglob("*.yaml")}
+    packed = {path.relative_to(installed / "plugin_hasac").as_posix() for path in installed.rglob("*.yaml")}
+    shipped = {f"configs/{path.relative_to(ROOT / 'config').as_posix()}" for path in (ROOT / "config").rglob("*.yaml")}
+    shipped |= {f"references/{path.name}" for path in (ROOT / "results" / "reference").glob("*.yaml")}
     assert packed == shipped
     assert (installed / "plugin_hasac" / "bench" / "templates" / "report.html").is_file()
-    code = "from plugin_hasac.hosts import find_host; print(find_host().config_path('algs', 'hasac'))"
+    code = """
+from plugin_hasac.bench.reference import find_reference, read_references
+from plugin_hasac.hosts import find_host
+
+assert read_references([find_reference("ci")])
+print(find_host().config_path("algs", "hasac"), find_reference("ci"))
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -36,7 +52,9 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         check=True,
         timeout=120,
     )
-    assert Path(done.stdout.strip()) == installed / "plugin_hasac" / "configs" / "algs" / "hasac.yaml"
+    package = installed / "plugin_hasac"
+    expected = [package / "configs" / "algs" / "hasac.yaml", package / "references" / "ci.yaml"]
+    assert [Path(name) for name in done.stdout.split()] == expected
 
 
 def test_readme_commands() -> None:

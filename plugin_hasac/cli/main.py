@@ -127,12 +127,40 @@ def parser() -> argparse.ArgumentParser:
         help="print the script of a Slurm array job with one run per task, or submit it",
     )
 
+    regress = commands.add_parser(
+        "regress",
+        help="compare runs with reference scores, for CI",
+        description="Compare runs with reference scores, or (--record) make references from runs. Exit code: 0 no "
+        "regression, 1 regression, 2 not enough data or wrong input.",
+    )
+    regress.add_argument("results", nargs="*", help="folders with runs, or runs.json of a report")
+    regress.add_argument(
+        "--reference", nargs="+", default=[], metavar="REF", help="files, or shipped ones by name, such as ci"
+    )
+    regress.add_argument(
+        "--bar", action="store_true", help="compare all algorithms with the references, as bars: never a regression"
+    )
+    regress.add_argument("--algorithm", nargs="+", default=[], metavar="ALG", help="look only at these algorithms")
+    regress.add_argument("--task", nargs="+", default=[], metavar="TASK", help="look only at these tasks")
+    regress.add_argument("--min-seeds", type=int, default=3, help="fewer give no verdict (%(default)s)")
+    regress.add_argument("--junit", metavar="FILE", help="write JUnit XML")
+    regress.add_argument("--json", metavar="FILE", help="write all numbers")
+    recording = regress.add_argument_group("making references")
+    recording.add_argument("--record", action="store_true", help="write references from runs instead of comparing")
+    recording.add_argument("--out", metavar="FILE", help="the file to write")
+    recording.add_argument("--command", dest="made_by", metavar="TEXT", help="what made the runs, as provenance")
+    recording.add_argument("--commit", help="of this plugin when they were made (default: the one that runs now)")
+    recording.add_argument("--metric", help="as hosts log it (test_return_mean)")
+    recording.add_argument("--at-step", type=int, help="env steps of the scores (default: the last test of all runs)")
+    recording.add_argument("--tolerance", help="drop to accept: a number, or a percentage as 3%%")
+    recording.add_argument("--direction", help="higher-is-better (default) or lower-is-better")
+
     commands.add_parser("options", help="explain every hyper-parameter of HASAC")
     return top
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; exits with 0, 1 (the run failed) or 2 (the input is wrong)."""
+    """Run the command line; exits with 0, 1 (the run failed, or a regression) or 2 (the input is wrong)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0].startswith(("--config", "--env-config", "--verbose", "--host")):
         arguments.insert(0, "run")
@@ -164,6 +192,10 @@ def main(argv: list[str] | None = None) -> None:
 
             asked = {key: value for key, value in vars(options).items() if key not in ("command", "suite")}
             bench(options.suite, **asked)
+        elif options.command == "regress":
+            from plugin_hasac.cli.regress import regress
+
+            sys.exit(regress(options))
         elif options.command == "hosts":
             from plugin_hasac.cli import hosts
 
