@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -380,6 +381,15 @@ def test_runs_that_cannot_be_read_are_no_pass(tmp_path: Path, capsys: pytest.Cap
     (broken / "config.json").write_text("{")
     assert hasac("regress", tmp_path / "runs.json", tmp_path / "sacred", "--reference", reference) == 2
     assert "left out: " in capsys.readouterr().out
+
+
+def test_nothing_to_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [*runs(9, 10, 11), replace(run(1, 2.0, "qmix"), task="other")]
+    write_records(records, tmp_path / "runs.json")
+    given = ["--out", tmp_path / "x.yaml", "--command", "x", "--algorithm", "hasac", "--task", "other"]
+    assert hasac("regress", tmp_path / "runs.json", "--record", *given) == 2
+    assert "nothing to record" in capsys.readouterr().err
+    assert not (tmp_path / "x.yaml").exists()
 
 
 def test_record_and_compare_with_bars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
