@@ -187,10 +187,11 @@ def record(
     _check("--algorithm", algorithms, {each.algorithm for each in records})
     _check("--task", tasks, {each.task for each in records})
     records = _selected(records, algorithms, tasks)
+    if not records:
+        raise UserError("nothing to record: no run is of an --algorithm and a --task that were given.")
     entries = record_entries(records, metric or "test_return_mean", at_step, tolerance, direction)
     source = provenance(records, map(Path, places), command, commit)
     _write(Path(out), lambda target: target.write_text(as_yaml(entries, source)))
-    read_references([Path(out)])
     print(f"{len(entries)} entries from {len(records)} runs; written to {out}")
     return 0
 
