@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +15,7 @@ from plugin_hasac.learners.fast_update import FastUpdate
 from plugin_hasac.learners.hasac import Hasac, UpdateNoise
 from plugin_hasac.learners.metrics import MetricMeans
 
+MOST_ORDERS = 24  # of the agents, that get a CUDA graph each
 EAGER_UPDATES = 3  # before graphs are captured: libraries and optimisers set themselves up in the first ones
 
 
@@ -72,8 +75,9 @@ class FastUpdater(Updater):
 class GraphUpdater(FastUpdater):
     """:class:`FastUpdate` recorded as CUDA graphs, so that an update costs a few launches instead of hundreds.
 
-    One graph draws the batch and the noise and updates the critics, one per agent makes its step (a second one without
-    the new sample, for the turn at the end), one finishes. They are replayed in the order that was drawn.
+    With few agents there is one graph per order of them, and an update is one launch. Otherwise one graph draws the
+    batch and the noise and updates the critics, one per agent makes its step (a second one without the new sample, for
+    the turn at the end), one finishes; they are replayed in the order that was drawn.
     """
 
     def __init__(self, hasac: Hasac, replay: StepReplay) -> None:
@@ -101,12 +105,13 @@ class GraphUpdater(FastUpdater):
         if not self.graphs:
             self._capture_all()
         order = self.hasac.draw_order()
-        self.graphs["begin"].replay()
-        for agent in order[:-1]:
-            self.graphs[f"agent {agent}"].replay()
-        self.graphs[f"agent {order[-1]} last"].replay()
-        self.graphs["finish"].replay()
+        for name in [str(order)] if str(order) in self.graphs else self._parts(order):
+            self.graphs[name].replay()
         self.means.updates += 1
+
+    @staticmethod
+    def _parts(order: list[int]) -> list[str]:
+        return ["begin", *(f"agent {agent}" for agent in order[:-1]), f"agent {order[-1]} last", "finish"]
 
     @torch.no_grad()
     def _capture_all(self) -> None:
@@ -123,11 +128,23 @@ class GraphUpdater(FastUpdater):
             update.finish()
             self.means.sums += update.metrics
 
-        self._capture("begin", begin)
-        for agent in range(self.hasac.task.n_agents):
-            self._capture(f"agent {agent}", partial(update.update_actor, agent, resample=config.sequential_update))
-            self._capture(f"agent {agent} last", partial(update.update_actor, agent, resample=False))
-        self._capture("finish", finish)
+        n_agents = self.hasac.task.n_agents
+        if math.factorial(n_agents) <= MOST_ORDERS:
+
+            def whole(order: tuple[int, ...]) -> None:
+                begin()
+                for agent in order:
+                    update.update_actor(agent, resample=config.sequential_update and agent != order[-1])
+                finish()
+
+            for order in itertools.permutations(range(n_agents)):
+                self._capture(str(list(order)), partial(whole, order))
+        else:
+            self._capture("begin", begin)
+            for agent in range(n_agents):
+                self._capture(f"agent {agent}", partial(update.update_actor, agent, resample=config.sequential_update))
+                self._capture(f"agent {agent} last", partial(update.update_actor, agent, resample=False))
+            self._capture("finish", finish)
         # Each capture first resets the generators' offset on its stream; a replay sets it on the current one.
         torch.cuda.current_stream().wait_stream(self.stream)
 
