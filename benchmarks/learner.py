@@ -56,6 +56,7 @@ def filled_replay(task: Task, device: torch.device, n_envs: int = 20, n_steps: i
     for _ in range(n_steps):
         actions, now = task.uniform_actions(rng, now.avail), show()
         replay.add(actions, rng.normal(size=n_envs), never, never, now, now)
+    replay.flush()
     return replay
 
 

@@ -189,6 +189,7 @@ def one_step_replay(task: Task, reward: Any, steps: int = 200, n_envs: int = 50)
     for _ in range(steps):
         actions = task.uniform_actions(rng, avail)
         replay.add(actions, reward(actions), over, over, now, now)
+    replay.flush()
     return replay
 
 

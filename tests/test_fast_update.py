@@ -144,6 +144,7 @@ def filled(task: Task, device: torch.device) -> StepReplay:
         actions = task.uniform_actions(rng, now.avail)
         replay.add(actions, rng.normal(size=n_envs), ended, ended, following, following)
         now = following
+    replay.flush()
     return replay
 
 

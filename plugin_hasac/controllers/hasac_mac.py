@@ -11,10 +11,16 @@ import torch
 from plugin_hasac.components.replay import StepData, StepReplay
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.learners.hasac import Hasac
+from plugin_hasac.learners.turns import Beside, InTurns
 from plugin_hasac.modules.policies import Policies
 
 # Up to so many floating-point operations, a CPU has picked the actions before a GPU has been asked.
 SMALL_EVALUATION = 1e8
+
+
+def can_overlap(replay: StepReplay) -> bool:
+    """Whether updates can draw from it while envs step: rows in the host's memory change meanwhile."""
+    return replay.device.type == "cuda"
 
 
 class PolicyCopy:
@@ -23,13 +29,14 @@ class PolicyCopy:
     Args:
         policies: that learn.
         device: to act on.
+        turns: of the updates, which are waited for before the policies are copied.
 
     Attributes:
         fresh: whether the copy is the one to act with; else it is renewed first.
     """
 
-    def __init__(self, policies: Policies, device: torch.device) -> None:
-        self.learning, self.fresh = policies, False
+    def __init__(self, policies: Policies, device: torch.device, turns: InTurns) -> None:
+        self.learning, self.turns, self.fresh = policies, turns, False
         self._copy = policies.twin(device)
 
     @property
@@ -40,7 +47,8 @@ class PolicyCopy:
         return self._copy
 
     def renew(self) -> None:
-        """Copy the policies as they are now; waits for a GPU that is still updating them."""
+        """Copy the policies as they are when all updates that have begun are done."""
+        self.turns.wait()
         self._copy.copy_from(self.learning)
         self.fresh = True
 
@@ -54,6 +62,8 @@ class HasacMAC:
 
     Attributes:
         acting_device: where actions are picked; small networks act faster on the CPU even if they learn on a GPU.
+        overlap: whether updates run beside the stepping.
+        turns: what runs the updates.
     """
 
     def __init__(self, scheme: dict, groups: dict, args: SimpleNamespace) -> None:
@@ -70,11 +80,12 @@ class HasacMAC:
         self.restored = False  # a checkpoint was loaded: no random warm-up
         policies = self.algorithm.policies
         small = 2 * args.batch_size_run * policies.parameters_in_use < SMALL_EVALUATION
-        self.overlap = config.overlap and self.device.type == "cuda"
+        self.overlap = config.overlap and can_overlap(self.replay)
+        self.turns = Beside() if self.overlap else InTurns()
         self.acting_device = torch.device("cpu") if small or self.overlap else self.device
-        self._latest = PolicyCopy(policies, self.acting_device)  # for tests
+        self._latest = PolicyCopy(policies, self.acting_device, self.turns)  # for tests
         # With overlap, training episodes go on with the policies from before the updates that are under way.
-        self._acting = PolicyCopy(policies, self.acting_device) if self.overlap else self._latest
+        self._acting = PolicyCopy(policies, self.acting_device, self.turns) if self.overlap else self._latest
         self._generator = torch.Generator(self.acting_device).manual_seed(args.seed + 1)
         self.learner: Any = None  # some hosts hang the learner here
 

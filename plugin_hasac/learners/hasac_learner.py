@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,24 +51,36 @@ class HasacLearner:
             self._updater = make_updater(self.mac.algorithm, replay)
             self._announce(self._updater)
         self._owed += config.update_per_train * config.train_interval
-        started = time.perf_counter()
+        due = int(self._owed)
+        self._owed -= due
         self.mac.about_to_learn()
-        while self._owed >= 1.0:
-            self._updater.step()
-            self._owed -= 1.0
+        replay.flush()
+        self.mac.turns.run(partial(self._update, self._updater, due))
+        if t_env - self.log_stats_t >= self.args.learner_log_interval:
+            self._log(self._updater, t_env)
+
+    def _update(self, updater: Updater, times: int) -> None:
+        started = time.perf_counter()
+        for _ in range(times):
+            updater.step()
+        updater.finish()
         self._seconds += time.perf_counter() - started
-        updates = self._updater.means.updates
-        if t_env - self.log_stats_t >= self.args.learner_log_interval and updates:
-            means = self._updater.means.take()  # waits for the device
-            for key, value in (means | {"updates_per_second": updates / max(self._seconds, 1e-9)}).items():
+
+    def _log(self, updater: Updater, t_env: int) -> None:
+        self.mac.turns.wait()
+        updates = updater.means.updates
+        if updates:
+            for key, value in updater.means.take().items():
                 self.logger.log_stat(key, value, t_env)
+            self.logger.log_stat("updates_per_second", updates / max(self._seconds, 1e-9), t_env)
             self.log_stats_t, self._seconds = t_env, 0.0
 
     def _announce(self, updater: Updater) -> None:
         log = self.logger.console_logger
         log.info(f"HASAC: {updater.description}")
         if self.config.overlap:
-            turns = "envs step while updates run" if self.mac.overlap else "overlap=True needs use_cuda=True: in turns"
+            why_not = "in turns: overlap=True needs use_cuda=True and a replay that fits the GPU"
+            turns = "envs step while updates run" if self.mac.overlap else why_not
             log.info(f"HASAC: {turns}")
 
     def cuda(self) -> None:
@@ -75,10 +88,11 @@ class HasacLearner:
 
     def save_models(self, path: str) -> None:
         """Write one checkpoint file into the folder ``path``, whole or not at all."""
+        self.mac.turns.wait()
         target = Path(path) / CHECKPOINT
-        partial = target.with_suffix(".partial")
-        torch.save(self.mac.algorithm.state_dict(), partial)
-        partial.replace(target)
+        unfinished = target.with_suffix(".partial")
+        torch.save(self.mac.algorithm.state_dict(), unfinished)
+        unfinished.replace(target)
 
     def load_models(self, path: str) -> None:
         """Restore a checkpoint; the replay starts empty and is filled by the restored policies.
@@ -95,6 +109,7 @@ class HasacLearner:
             state = torch.load(source, map_location=self.mac.device, weights_only=True)
         except Exception as error:
             raise UserError(f"checkpoint {source} is damaged and cannot be read; use another load_step.") from error
+        self.mac.turns.wait()
         try:
             self.mac.algorithm.load_state_dict(state)
         except (KeyError, ValueError, RuntimeError) as error:

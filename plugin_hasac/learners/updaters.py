@@ -39,11 +39,18 @@ class Updater(ABC):
 
     @abstractmethod
     def step(self) -> None:
-        """Draw a batch and make one update."""
+        """Draw a batch from what the replay has flushed and make one update."""
+
+    def finish(self) -> None:
+        """Wait for the device to finish the updates."""
+        if self.hasac.device.type == "cuda":
+            done = torch.cuda.Event(blocking=True)  # sleeps: spinning would take a core from the envs
+            done.record()
+            done.synchronize()
 
     def _sample(self) -> TransitionBatch:
         config = self.config
-        batch = self.replay.sample(config.replay_batch_size, config.n_step, config.gamma)
+        batch = self.replay.draw(config.replay_batch_size, config.n_step, config.gamma)
         return batch if self.replay.device == self.hasac.device else batch.to(self.hasac.device)
 
 
@@ -89,7 +96,6 @@ class GraphUpdater(FastUpdater):
 
     def step(self) -> None:
         """See :class:`Updater`."""
-        self.replay.flush()
         if self.means.updates < EAGER_UPDATES and not self.graphs:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
