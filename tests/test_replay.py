@@ -151,3 +151,14 @@ def test_no_available_action_is_replaced_by_all() -> None:
 def test_too_small() -> None:
     with pytest.raises(ValueError, match="too small"):
         StepReplay(TASK, 4, 2, CPU, seed=0)
+
+
+def test_drawing_takes_a_flush() -> None:
+    replay = StepReplay(TASK, 20, 1, CPU, seed=0)
+    replay.start(blank(TASK, 1))
+    over = np.zeros(1, bool)
+    replay.add(np.zeros((1, 2, 1)), np.ones(1), over, over, blank(TASK, 1), blank(TASK, 1))
+    with pytest.raises(RuntimeError, match="flush"):
+        replay.draw(4, 1, GAMMA)
+    replay.flush()
+    assert (replay.draw(4, 1, GAMMA).returns == 1).all()

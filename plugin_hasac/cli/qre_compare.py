@@ -108,6 +108,7 @@ def train(payoff: Array, alpha: float, seed: int, *, sequential: bool) -> list[A
     for _ in range(n_steps):
         actions = task.uniform_actions(rng, avail)
         replay.add(actions, payoff[tuple(actions[..., 0].T)], over, over, now, now)
+    replay.flush()
     values = {"hidden_sizes": [64, 64], "auto_alpha": False, "alpha": alpha, "sequential_update": sequential}
     values |= {"use_feature_normalization": False, "lr": 4e-3, "critic_lr": 2e-3, "replay_batch_size": 256}
     hasac = Hasac(task, HasacConfig.from_mapping(values), CPU, seed)

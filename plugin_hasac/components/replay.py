@@ -97,6 +97,7 @@ class StepReplay:
         self.place = np.full(total, -1, dtype=np.int64)
         self.size = 0
         self._size = torch.zeros((), dtype=torch.float64, device=device)  # the same for the device
+        self._flushed = False
 
     @classmethod
     def fitting(cls, task: Task, capacity: int, n_envs: int, device: torch.device, seed: int) -> StepReplay:
@@ -189,9 +190,16 @@ class StepReplay:
         """Bring everything that was written to the device."""
         self._columns.flush()
         self._size.fill_(float(self.size))
+        self._flushed = self.size > 0
 
     def draw(self, batch_size: int, n_step: int, gamma: float) -> TransitionBatch:
-        """:meth:`sample` of what was flushed; runs on the device alone."""
+        """:meth:`sample` of what was flushed; runs on the device alone.
+
+        Raises:
+            RuntimeError: if nothing was flushed yet.
+        """
+        if not self._flushed:
+            raise RuntimeError("the replay holds nothing that was flushed; call flush() or sample()")
         chance = torch.rand(batch_size, dtype=torch.float64, device=self.device, generator=self.generator)
         place = torch.minimum((chance * self._size).floor_(), self._size - 1).long()
         return self.gather(self._columns["startable"][place], n_step, gamma)
