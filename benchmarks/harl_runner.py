@@ -90,14 +90,17 @@ class RandomEnv:
         """Nothing to close."""
 
 
-def official_update(checkout: Path, env: Callable[[int], RandomEnv], values: dict[str, Any], cuda: bool) -> Any:
-    """A runner whose ``train()`` is one official update, with a replay that has been filled.
+def official_update(
+    checkout: Path, env: Callable[[int], Any], values: dict[str, Any], cuda: bool, algo: dict[str, Any] | None = None
+) -> Any:
+    """A runner whose ``train()`` is one official update, with a replay that has been filled by random actions.
 
     Args:
         checkout: of the official code.
-        env: makes an env from a seed.
+        env: makes an env behind the official interface from a seed.
         values: our ``replay_batch_size`` and ``hidden_sizes``.
         cuda: use the GPU.
+        algo: further settings of the official code, whichever of its sections they belong to.
     """
     import torch
 
@@ -107,6 +110,8 @@ def official_update(checkout: Path, env: Callable[[int], RandomEnv], values: dic
     settings["model"] |= {"hidden_sizes": values["hidden_sizes"]}
     settings["train"] |= {"warmup_steps": 2000}
     settings["eval"]["use_eval"] = False
+    for section in ("algo", "model", "train"):
+        settings[section] |= {key: value for key, value in (algo or {}).items() if key in settings[section]}
 
     def vector(count: int, first_seed: int) -> Any:
         from harl.envs.env_wrappers import ShareDummyVecEnv
@@ -116,6 +121,7 @@ def official_update(checkout: Path, env: Callable[[int], RandomEnv], values: dic
     env_args = {"scenario": "random", "agent_conf": "", "continuous_actions": False}
     runner, folder = make_runner(checkout, "pettingzoo_mpe", env_args, settings, vector, vector)
     runner.train_episode_rewards = np.zeros(settings["train"]["n_rollout_threads"])
+    runner.done_episodes_rewards = []
     runner.warmup()
     shutil.rmtree(folder)
     return runner

@@ -5,7 +5,8 @@ the text to read first. What is saved here:
 
 - one forward pass of each actor gives its first sample and serves its own gradient, for its weights have not changed;
 - the critics' first layer is linear in (s, a_1, …, a_n), so a new action changes its output by a difference;
-- only the smaller of the twin critics has a gradient in each row (on a CPU its rows alone are computed);
+- only the smaller of the twin critics has a gradient in each row (on a CPU its rows alone are computed, and only where
+  the joint action has changed, :mod:`plugin_hasac.learners.joint_values`);
 - every result has a buffer of its own that is never allocated again;
 - on a GPU, chains of small operations are fused (:mod:`plugin_hasac.modules.fusion`).
 """
@@ -22,6 +23,7 @@ from torch import Tensor
 from plugin_hasac.components.action_spaces import ActionSpace, Categorical
 from plugin_hasac.components.replay import TransitionBatch
 from plugin_hasac.learners.hasac import Hasac, UpdateNoise
+from plugin_hasac.learners.joint_values import JointValues
 from plugin_hasac.learners.metrics import MetricMeans
 from plugin_hasac.modules.distributions import MaskedCategorical, distribution
 from plugin_hasac.modules.fusion import fused
@@ -155,7 +157,9 @@ class FastUpdate:
             return torch.empty(*shape, device=self.device)
 
         self.joint = buffer(rows, self.task.joint_action_dim)
-        self.first = buffer(2, rows, hasac.critic.net.sizes[1])  # the critics' first layer at the joint action
+        # The critics' first layer at the joint action. A GPU evaluates all behind it anew: it cannot wait for sizes.
+        self.joint_values = JointValues(hasac.critic.net, rows) if self.device.type == "cpu" else None
+        self.first = self.joint_values.first if self.joint_values else buffer(2, rows, hasac.critic.net.sizes[1])
         self.value, self.entropy, self.log_probs = (buffer(n_agents, rows) for _ in range(3))
         self.names = MetricMeans(n_agents, self.device)
         self.metrics = torch.zeros(len(self.names.names), device=self.device)
@@ -233,6 +237,8 @@ class FastUpdate:
         self.entropy.copy_(entropy)
         self.critics.observe_together(batch.state, joint)
         self.critics.first_layer(self.first)
+        if self.joint_values is not None:
+            self.joint_values.restart()
 
     def update_actor(self, agent: int, *, resample: bool) -> None:
         """One step of one policy, and its new sample for the agents behind it."""
@@ -252,7 +258,7 @@ class FastUpdate:
         if shared and not resample:
             self._replace(agent, first)
         elif resample:
-            noise = self.noise.updated[group][slot]
+            noise = self.noise.joint[group][slot]
             self._replace(agent, self.draw_again[group](actors.forward(slot), self.avail[group][slot], noise))
 
     def finish(self) -> None:
@@ -285,7 +291,10 @@ class FastUpdate:
         change = action - self.joint[:, own]
         self.joint[:, own] = action
         weight = self._action_weight(own)
-        product(change.expand(2, -1, -1), weight, self.first, add=True)
+        if self.joint_values is not None:
+            self.joint_values.move(change, weight)
+        else:
+            product(change.expand(2, -1, -1), weight, self.first, add=True)
 
     def _action_weight(self, place: slice) -> Tensor:
         """Rows of the critics' first layer that belong to a part of the joint action, ``(2, size, hidden)``."""
@@ -297,13 +306,9 @@ class FastUpdate:
     def _smaller_critic(self, own: slice) -> tuple[Tensor, Tensor]:
         """min_j Q_j at the joint action in reward units ``(batch,)``, and its normalised slope in one agent's part."""
         weight = self._action_weight(own)
-        if self.device.type == "cpu":
-            q = self.critics.forward_from(self.first).squeeze(-1)
-            smaller = q[0] <= q[1]
-            slope = torch.empty(self.rows, own.stop - own.start)
-            for j, rows in enumerate((smaller.nonzero().squeeze(1), (~smaller).nonzero().squeeze(1))):
-                slope[rows] = self._slope_of_first_in(rows, j) @ weight[j].t()
-            return self.hasac.value_norm.denormalize(torch.minimum(q[0], q[1])), slope
+        if self.joint_values is not None:
+            slope = self.joint_values.slope_in(weight)
+            return self.hasac.value_norm.denormalize(self.joint_values.q), slope
         layers = self.critics.layers()
         pre = self.critics.forward_from(self.first, skip=1)
         q, slope = self.smaller_twin(pre, layers[-1].extended, self.hasac.value_norm.scale)
@@ -311,20 +316,6 @@ class FastUpdate:
             slope = product(slope, layers[k].weight.transpose(1, 2), layers[k - 1].slope)
             deactivate(self.critics.activation, slope, self.first if k == 1 else layers[k - 1].pre, layers[k].post)
         return q, torch.bmm(slope, weight.transpose(1, 2)).sum(0)
-
-    def _slope_of_first_in(self, rows: Tensor, j: int) -> Tensor:
-        """dQ_j / d(output of critic j's first layer) in some rows, ``(len(rows), hidden)``."""
-        layers = self.critics.layers(j)
-        slope = layers[-1].weight.t().repeat(len(rows), 1)
-        for k in range(len(layers) - 1, 0, -1):
-            if k < len(layers) - 1:
-                slope = slope @ layers[k].weight.t()
-            post = layers[k].post.index_select(0, rows)
-            seen = post
-            if self.critics.activation == "silu":
-                seen = (self.first[j] if k == 1 else layers[k - 1].pre).index_select(0, rows)
-            deactivate(self.critics.activation, slope, seen, post)
-        return slope
 
     def _own_action_values(self, agent: int) -> Tensor:
         """Normalised Q_j of each choice of one agent, ``(2, batch, encoded_dim)``."""

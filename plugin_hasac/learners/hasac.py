@@ -32,13 +32,13 @@ class UpdateNoise:
 
     Attributes:
         target: of the next actions in the soft target.
-        joint: of the joint action that the agents start from, and of each agent's own sample in its turn.
-        updated: of the samples that later agents respond to.
+        joint: of the joint action that the agents start from, of each agent's own sample in its turn, and of its new
+            sample from the updated policy, which later agents respond to. Such common random numbers change an action
+            no further than its policy has changed; most discrete ones stay what they were.
     """
 
     target: JointNoise
     joint: JointNoise
-    updated: JointNoise
 
 
 class Hasac:
@@ -174,7 +174,7 @@ class Hasac:
             entropy[agent] = own_entropy.detach()
             if self.config.sequential_update and agent != order[-1]:  # nobody responds to the last one
                 updated = self.policies.of_agent(agent, obs, avail)
-                joint[:, self.task.own_blocks[agent]] = updated.sample(self.policies.own(noise.updated, agent))
+                joint[:, self.task.own_blocks[agent]] = updated.sample(own_noise)
             metrics |= {
                 f"agent_{agent}_actor_loss": loss.detach(),
                 f"agent_{agent}_entropy": weight[agent] @ entropy[agent],
@@ -271,8 +271,8 @@ class Hasac:
 
     def draw_noise(self, rows: int) -> UpdateNoise:
         """Fresh noise for a batch of ``rows`` transitions."""
-        everything = self.policies.noise(rows, self.generator, samples=3)
-        return UpdateNoise(*([group[sample] for group in everything] for sample in range(3)))
+        everything = self.policies.noise(rows, self.generator, samples=2)
+        return UpdateNoise(*([group[sample] for group in everything] for sample in range(2)))
 
     def draw_order(self) -> list[int]:
         """A random permutation of the agents, or 0…n-1 with ``fixed_order``."""

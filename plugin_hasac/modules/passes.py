@@ -133,7 +133,10 @@ class MLPPass:
         self.seen = [inputs(1 if shared_input and k == 0 else slots, size) for k, size in enumerate(net.sizes[:-1])]
         self.posts = [seen[..., :size] for seen, size in zip(self.seen, net.sizes)]
         self.pre = [torch.empty(slots, rows, size, device=device) for size in net.sizes[1:]]
-        self.slopes = [torch.empty_like(pre) for pre in self.pre]
+        if self._on_cpu and self.activation != "silu":  # in place: less memory is touched
+            self.pre[:-1] = self.posts[1:]
+        alive = 1 if self._on_cpu else slots  # slopes are needed while their own slot is at work
+        self.slopes = [torch.empty(alive, rows, size, device=device).expand(slots, -1, -1) for size in net.sizes[1:]]
         if net.normalize_input:  # the input before LayerNorm's scale and shift
             self.normalized = inputs(slots, net.sizes[0])
         self._normalize = fused(normalize, device)
