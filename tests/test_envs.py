@@ -60,19 +60,29 @@ def test_mpe_shapes(scenario: str, observations: list[int], discrete: list[int],
     assert all((space.low == 0).all() and (space.high == 1).all() for space in continuous.action_spaces)
 
 
+@pytest.mark.parametrize("scenario", ["simple_spread", "simple_reference", "simple_speaker_listener"])
 @pytest.mark.parametrize("continuous", [False, True])
-def test_mpe_team_reward_and_time_limit(continuous: bool) -> None:
-    env = MPE(continuous_actions=continuous, episode_limit=4, seed=3)
+def test_mpe_plays_as_the_library_does(scenario: str, continuous: bool) -> None:
+    """Rewards, observations, time limits and the episodes that follow, number by number."""
+    env, library = (MPE(scenario, continuous, episode_limit=4, seed=3) for _ in range(2))
     env.reset()
-    twin = MPE(continuous_actions=continuous, episode_limit=4, seed=3)
-    twin.reset()
-    for t in range(4):
-        actions = [np.full(5, 0.3) if continuous else t for _ in range(3)]
+    library.env.reset(seed=3)
+    rng = np.random.default_rng(0)
+    for step in range(12):
+        actions = [
+            rng.uniform(space.low, space.high) if continuous else int(rng.integers(space.n))
+            for space in env.action_spaces
+        ]
         reward, over, info = env.step(actions)
-        named = {f"agent_{i}": np.full(5, 0.3, np.float32) if continuous else t for i in range(3)}
-        assert reward == pytest.approx(sum(twin.env.step(named)[1].values()))
-    assert over
-    assert info["episode_limit"]
+        named = zip(library.agents, (np.float32(own) for own in actions) if continuous else actions)
+        shown, rewards, _, truncated, _ = library.env.step(dict(named))
+        assert reward == sum(rewards.values())
+        assert over == info["episode_limit"] == all(truncated.values()) == (step % 4 == 3)
+        if over:
+            env.reset()
+            shown, _ = library.env.reset()
+        for own, theirs in zip(env.observations(), shown.values(), strict=True):
+            np.testing.assert_array_equal(own, theirs)
 
 
 # -------------------------------------------------------------------- Multi-Agent MuJoCo

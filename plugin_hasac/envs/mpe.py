@@ -59,6 +59,7 @@ class MPE(PluginEnv):
             )
         except TypeError as error:
             raise UserError(f"env_args: MPE's {plain} does not take {scenario_args}: {error}") from error
+        self._simulator = self.env.unwrapped
         self.agents = list(self.env.possible_agents)
         self.action_spaces = [self.env.action_space(agent) for agent in self.agents]
         self.continuous = continuous_actions
@@ -90,10 +91,14 @@ class MPE(PluginEnv):
             ]
         else:
             own = [int(action) for action in actions]
-        shown, rewards, _, truncated, _ = self.env.step(dict(zip(self.agents, own)))
-        self._observations = list(shown.values())
-        over = any(truncated.values())
-        return float(sum(rewards.values())), over, {"episode_limit": over}
+        # What PettingZoo's step does once all agents have been asked in turn, which takes as long as the world itself.
+        simulator = self._simulator
+        simulator.current_actions = own
+        simulator._execute_world_step()
+        simulator.steps += 1
+        self._observations = [simulator.observe(agent) for agent in self.agents]
+        over = simulator.steps >= simulator.max_cycles
+        return float(sum(simulator.rewards.values())), over, {"episode_limit": over}
 
     def observations(self) -> list[np.ndarray]:
         """See :class:`PluginEnv`."""
