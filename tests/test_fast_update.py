@@ -17,7 +17,7 @@ from plugin_hasac.components.task import AgentSpec, Task
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.learners.fast_update import FastUpdate
 from plugin_hasac.learners.hasac import Hasac
-from plugin_hasac.learners.updaters import FastUpdater, GraphUpdater, ReferenceUpdater, make_updater
+from plugin_hasac.learners.updaters import FastUpdater, GraphUpdater, ReferenceUpdater, make_updater, products_on_cpu
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 ROWS = 48
@@ -186,9 +186,19 @@ def test_every_path_says_what_it_is() -> None:
     fast = make_updater(Hasac(task, HasacConfig(), cpu, 0), replay)
     slow = make_updater(Hasac(task, HasacConfig(fast_update=False), cpu, 0), replay)
     assert isinstance(fast, FastUpdater)
-    assert "by hand on cpu" in fast.description
+    assert "by hand on the CPU" in fast.description
     assert isinstance(slow, ReferenceUpdater)
     assert "reference" in slow.description
+
+
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_what_multiplies_on_a_cpu_is_said(monkeypatch: pytest.MonkeyPatch, amx: bool, bfloat16: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
+    assert products_on_cpu("medium").startswith("bfloat16" if amx or bfloat16 else "float32")
+    assert products_on_cpu("highest") == "float32 products"
+    assert products_on_cpu("high").startswith("float32")
 
 
 @pytest.mark.parametrize("fast", [True, False])

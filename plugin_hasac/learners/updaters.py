@@ -178,5 +178,17 @@ def make_updater(hasac: Hasac, replay: StepReplay) -> Updater:
         updater.description = f"CUDA graphs on {torch.cuda.get_device_name(hasac.device)}, replay {where}"
     else:
         updater = FastUpdater(hasac, replay)
-        updater.description = f"gradients by hand on {hasac.device.type}, {torch.get_num_threads()} threads"
+        products = products_on_cpu(hasac.config.matmul_precision)
+        updater.description = f"gradients by hand on the CPU, {torch.get_num_threads()} threads, {products}"
     return updater
+
+
+def products_on_cpu(precision: str) -> str:
+    """What a ``matmul_precision`` comes to on this processor, for the log."""
+    if precision == "highest":
+        return "float32 products"
+    if precision == "high":
+        return "float32 products ('high' concerns GPUs; a CPU knows 'medium')"
+    if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
+        return "bfloat16 products"
+    return "float32 products (this processor has no bfloat16 units for 'medium')"
