@@ -143,7 +143,13 @@ class HasacConfig:
     # Temperature
     auto_alpha: bool = option(True, _flag(), "tune each agent's temperature towards its target entropy")
     alpha: float | tuple[float, ...] = option(
-        1.0, _alpha(), "temperature (its start when tuned), in reward units per nat; a list gives one per agent"
+        1.0, _alpha(), "temperature (its start when tuned), in alpha_unit per nat; a list gives one per agent"
+    )
+    alpha_unit: str = option(
+        "reward",
+        _one_of("reward", "reward_std"),
+        "'reward': the env's rewards; 'reward_std': the standard deviation of the rewards in the replay when learning "
+        "starts (1 if they do not differ), so that alpha means the same for rewards of any size",
     )
     alpha_lr: float = option(1e-3, _positive(), "learning rate of log(alpha)")
     target_entropy: float | str = option(

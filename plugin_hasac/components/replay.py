@@ -192,6 +192,12 @@ class StepReplay:
         self._size.fill_(float(self.size))
         self._flushed = self.size > 0
 
+    def reward_std(self) -> float:
+        """Standard deviation of the rewards of all transitions that can be sampled."""
+        self.flush()
+        rewards = self._columns["reward"][self._columns["startable"][: self.size]]
+        return float(rewards.double().std(correction=0))
+
     def draw(self, batch_size: int, n_step: int, gamma: float) -> TransitionBatch:
         """:meth:`sample` of what was flushed; runs on the device alone.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -48,6 +49,11 @@ class Temperatures:
         # Adam treats each number on its own, so one optimiser steps every agent's temperature.
         capturable = device.type == "cuda"
         self.optimizer = torch.optim.Adam([self.log_alpha], lr=lr, fused=True, capturable=capturable) if auto else None
+
+    @torch.no_grad()
+    def rescale(self, unit: float) -> None:
+        """Multiply every alpha_i."""
+        self.log_alpha.add_(math.log(unit))
 
     def values(self) -> Tensor:
         """alpha_1 … alpha_n, ``(n_agents,)``, without gradient."""

@@ -50,6 +50,8 @@ class HasacLearner:
         if self._updater is None:
             self._updater = make_updater(self.mac.algorithm, replay)
             self._announce(self._updater)
+            if config.alpha_unit == "reward_std" and not self.mac.restored:
+                self._measure_alpha()
         self._owed += config.update_per_train * config.train_interval
         due = int(self._owed)
         self._owed -= due
@@ -74,6 +76,13 @@ class HasacLearner:
                 self.logger.log_stat(key, value, t_env)
             self.logger.log_stat("updates_per_second", updates / max(self._seconds, 1e-9), t_env)
             self.log_stats_t, self._seconds = t_env, 0.0
+
+    def _measure_alpha(self) -> None:
+        """Bring the temperatures from standard deviations of the rewards to reward units."""
+        spread = self.mac.replay.reward_std()
+        self.mac.algorithm.temperatures.rescale(spread or 1.0)
+        unit = f"{spread:.4g}, their standard deviation" if spread else "1: they do not differ"
+        self.logger.console_logger.info(f"HASAC: alpha's unit by the rewards so far: {unit}")
 
     def _announce(self, updater: Updater) -> None:
         log = self.logger.console_logger
