@@ -143,10 +143,10 @@ class HasacConfig:
     # Temperature
     auto_alpha: bool = option(True, _flag(), "tune each agent's temperature towards its target entropy")
     alpha: float | tuple[float, ...] = option(
-        1.0, _alpha(), "temperature (its start when tuned), in alpha_unit per nat; a list gives one per agent"
+        0.15, _alpha(), "temperature (its start when tuned), in alpha_unit per nat; a list gives one per agent"
     )
     alpha_unit: str = option(
-        "reward",
+        "reward_std",
         _one_of("reward", "reward_std"),
         "'reward': the env's rewards; 'reward_std': the standard deviation of the rewards in the replay when learning "
         "starts (1 if they do not differ), so that alpha means the same for rewards of any size",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,6 @@ def test_shipped_configs_hold_defaults_and_known_keys() -> None:
         HasacConfig.from_mapping(values)
         unknown = set(values) - set(HasacConfig.__dataclass_fields__) - set(host.defaults) - {"name", "learner"}
         assert not unknown, path
+    stock = HasacConfig.from_mapping(yaml.safe_load((PLUGIN_CONFIG / "algs" / "hasac.yaml").read_text()))
+    arguments = {"drift_args": None, "neighbourhood_args": None}  # spelled out in the file, for the command line
+    assert dataclasses.replace(stock, **arguments) == HasacConfig()

@@ -37,7 +37,7 @@ def test_rewards_that_do_not_differ_count_as_one() -> None:
 
 
 def test_in_reward_units_nothing_is_measured() -> None:
-    mac, learner, _ = make("cpu", alpha=0.3, **SLOW)
+    mac, learner, _ = make("cpu", alpha=0.3, alpha_unit="reward", **SLOW)
     learner.train(None, 4, 0)
     assert mac.algorithm.temperatures.values().tolist() == pytest.approx([0.3, 0.3], rel=1e-4)
 
