@@ -101,7 +101,8 @@ def test_damaged_and_unfitting_checkpoints(trained: Finished, cli: Cli, tmp_path
     assert "Traceback" not in done.stderr
 
 
-def test_interrupting_leaves_nothing_running(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "main.py"), *SPREAD, "t_max=10000000", "env_workers=2"],
         cwd=tmp_path,
@@ -116,12 +117,13 @@ def test_interrupting_leaves_nothing_running(tmp_path: Path) -> None:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("results/sacred/hasac/*/1/info.json")) and time.monotonic() < deadline:
             time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-        assert process.returncode == 130, errors
-        assert errors.splitlines()[-1] == "hasac: interrupted"
-        (record,) = tmp_path.glob("results/sacred/hasac/*/1/run.json")
-        assert json.loads(record.read_text())["status"] == "INTERRUPTED"
+        assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM), errors
+        if number == signal.SIGINT:
+            assert errors.splitlines()[-1] == "hasac: interrupted"
+            (record,) = tmp_path.glob("results/sacred/hasac/*/1/run.json")
+            assert json.loads(record.read_text())["status"] == "INTERRUPTED"
         deadline = time.monotonic() + 10
         while group_lives(process.pid) and time.monotonic() < deadline:
             time.sleep(0.2)

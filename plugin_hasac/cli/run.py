@@ -33,6 +33,7 @@ def run(host_name: str, alg: str, env: str, updates: Sequence[str], *, verbose: 
         UserError: if anything that was asked for does not exist or cannot be.
         RunFailedError: if the run breaks off.
     """
+    os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # pygame's SDL would swallow SIGTERM
     host = find_host(host_name)
     params = [f"--config={host.host_argument('algs', alg)}", f"--env-config={host.host_argument('envs', env)}"]
     words = [word for word in updates if word != "with"]
