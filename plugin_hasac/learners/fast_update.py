@@ -245,11 +245,10 @@ class FastUpdate:
         hasac, (group, slot) = self.hasac, self.hasac.policies.place[agent]
         actors, (net, member) = self.actors[group], hasac.policies.member(agent)
         shared, own = hasac.policies.share_param, self.task.own_blocks[agent]
+        avail, noise = self.avail[group][slot], self.noise.joint[group][slot]
         if shared:  # another agent's turn may have changed the common weights, and with them the own sample
             first = self.joint[:, own].clone()
-            action, log_prob, entropy = self.draw[group](
-                actors.forward(slot), self.avail[group][slot], self.noise.joint[group][slot]
-            )
+            action, log_prob, entropy = self.draw[group](actors.forward(slot), avail, noise)
             self._replace(agent, action)
             self.log_probs[agent], self.entropy[agent] = log_prob, entropy
         actors.backward(self._slope_of_loss(agent, actors.output[slot]), slot)
@@ -258,8 +257,7 @@ class FastUpdate:
         if shared and not resample:
             self._replace(agent, first)
         elif resample:
-            noise = self.noise.joint[group][slot]
-            self._replace(agent, self.draw_again[group](actors.forward(slot), self.avail[group][slot], noise))
+            self._replace(agent, self.draw_again[group](actors.forward(slot), avail, noise))
 
     def finish(self) -> None:
         """The temperatures, the target networks, and the agents' metrics."""
