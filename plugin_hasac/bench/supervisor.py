@@ -100,7 +100,6 @@ def run(job: Job, folder: Path) -> int | None:
     """The command's exit code; None if this process was told to stop. Either way none of its processes is left."""
     command = [sys.executable, "-m", "plugin_hasac", *job.command[1:]]
     environment = {**os.environ, **job.environment, RUN_FOLDER: str(folder)}
-    environment.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # pygame's SDL would swallow SIGTERM
     with (
         tempfile.TemporaryDirectory(prefix="hasac-", ignore_cleanup_errors=True) as temporary,
         (folder / CONSOLE).open("w") as console,
