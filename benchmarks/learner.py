@@ -5,6 +5,7 @@
 Prints medians and the middle half of the repeats in milliseconds. Machines drift: only ratios measured in one run
 compare two implementations, and two commits are compared by their ratios to the reference. With ``--official`` the
 official update (a checkout of PKU-MARL/HARL, see harl_runner.py) is measured in the same turns, in its own float32.
+On a CPU, what is spent in matrix products is told apart (ours / the official's).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,18 @@ def official_milliseconds(runner: Any, precision: str, count: int) -> float:
     return 1e3 * (time.perf_counter() - started) / count
 
 
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::mv", "aten::addmv_"}
+
+
+def products_milliseconds(update: Callable[[], Any], count: int = 3) -> float:
+    """What ``update`` spends in matrix products on a CPU: less than that no bookkeeping around them can save."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(count):
+            update()
+    microseconds = sum(event.self_cpu_time_total for event in profile.key_averages() if event.key in PRODUCTS)
+    return 1e-3 * microseconds / count
+
+
 def random_env(task: Task, seed: int) -> RandomEnv:
     """The task's shapes for the official code."""
 
@@ -132,6 +146,10 @@ def measure(
     if officials:
         beside["official_ms"] = round(float(np.median(officials)), 4)
         beside["official_ratio"] = round(float(np.median(officials) / median), 3)
+    if device.type == "cpu":
+        beside["products_ms"] = round(products_milliseconds(fast.step), 2)
+        if harl is not None:
+            beside["official_products_ms"] = round(products_milliseconds(partial(official_milliseconds, harl, precision, 1)), 2)
     return beside | {
         "path": fast.description,
         "ms": round(float(median), 4),
@@ -175,6 +193,8 @@ def main() -> None:
     if options.official:
         table.add_column("official ms")
         table.add_column("ratio")
+    if device.type == "cpu":
+        table.add_column("products ms")
     rows = []
     for shape in options.shapes.split(","):
         if shape not in SHAPES:
@@ -191,6 +211,9 @@ def main() -> None:
             numbers = [f"{result['reference_ms']:.1f}", f"{result['ratio']:.1f}"]
             if options.official:
                 numbers += [f"{result['official_ms']:.1f}", f"{result['official_ratio']:.1f}"]
+            if device.type == "cpu":
+                both = [f"{result[key]:.1f}" for key in ("products_ms", "official_products_ms") if key in result]
+                numbers.append(" / ".join(both))
             table.add_row(f"({shape}) {name}", gradient, f"{result['ms']:.2f}", spread, *numbers)
             about = {"shape": shape, "task": name, "actor_gradient": gradient, "device": where}
             about |= {"precision": options.precision, "batch": options.batch, "hidden": options.hidden}

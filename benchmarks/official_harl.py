@@ -89,8 +89,8 @@ def official_settings(checkout: Path, env_name: str, task: str) -> dict[str, Any
     return json.loads(found[0].read_text())["algo_args"]
 
 
-def train(args: argparse.Namespace) -> Record:
-    """Run the official training; returns its tests."""
+def train(args: argparse.Namespace) -> None:
+    """Run the official training; its record is written anew after every test, so that an early end loses little."""
     env_class = REGISTRY[args.env]
     env_args = {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in args.env_args)}
     task = env_class.task_name(env_args)
@@ -119,11 +119,34 @@ def train(args: argparse.Namespace) -> Record:
             def eval(self, step: int) -> None:
                 if step % args.test_interval == 0:
                     super().eval(step)
+                    write_records([record()], args.out)
 
             def save(self) -> None:
                 """Models are not needed."""
 
         return Runner
+
+    def record() -> Record:
+        log = next(folder.rglob("progress.txt")).read_text()
+        tests = [line.split(",") for line in log.split()]
+        return Record(
+            algorithm="hasac (official)",
+            task=task,
+            seed=args.seed,
+            steps=[int(test[0]) for test in tests],
+            test_returns=[float(test[1].strip("[]")) for test in tests],
+            settings={
+                "t_max": args.steps,
+                "test_interval": args.test_interval,
+                "test_nepisode": args.test_episodes,
+                "batch_size_run": envs,
+                "env_args": env_args,
+                "use_cuda": args.cuda,
+                "official": settings["algo"] | settings["train"] | settings["model"],
+                "seconds": round(time.perf_counter() - started),
+            },
+            machine={"python": platform.python_version(), "threads": args.threads},
+        )
 
     official_env_args = {"scenario": task, "agent_conf": "", "continuous_actions": False, **env_args}
     runner, folder = make_runner(
@@ -137,29 +160,8 @@ def train(args: argparse.Namespace) -> Record:
     )
     started = time.perf_counter()
     runner.run()
-    seconds = time.perf_counter() - started
-    log = next(folder.rglob("progress.txt")).read_text()
     runner.close()
     shutil.rmtree(folder)
-    tests = [line.split(",") for line in log.split()]
-    return Record(
-        algorithm="hasac (official)",
-        task=task,
-        seed=args.seed,
-        steps=[int(test[0]) for test in tests],
-        test_returns=[float(test[1].strip("[]")) for test in tests],
-        settings={
-            "t_max": args.steps,
-            "test_interval": args.test_interval,
-            "test_nepisode": args.test_episodes,
-            "batch_size_run": envs,
-            "env_args": env_args,
-            "use_cuda": args.cuda,
-            "official": settings["algo"] | settings["train"] | settings["model"],
-            "seconds": round(seconds),
-        },
-        machine={"python": platform.python_version(), "threads": args.threads},
-    )
 
 
 def main() -> None:
@@ -179,9 +181,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.test_interval % CLOCK:
         parser.error(f"--test-interval: {args.test_interval} is not a multiple of {CLOCK}")
-    record = train(args)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_records([record], args.out)
+    train(args)
 
 
 if __name__ == "__main__":
