@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
-N_ENVS, WARMUP, BLOCK = 20, 10_000, 1000  # BLOCK: env steps between two calls of the learner
+N_ENVS, WARMUP, BLOCK = 20, 2_000, 1000  # BLOCK: env steps between two calls of the learner
 
 
 def ours(options: argparse.Namespace, values: dict[str, Any]) -> float:
