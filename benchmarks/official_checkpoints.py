@@ -2,9 +2,8 @@
 
     python benchmarks/official_checkpoints.py results/benchmarks/official/runs.json > checkpoints.md
 
-The runs are those of ``official_harl.py`` and of ``hasac run``. Both sides test at the same number of env steps but for
-one block of training, so that the k-th tests are compared. The tests before learning, which only ours makes, are left
-out.
+The runs are those of ``official_harl.py`` and of ``hasac run``. Each official test is compared with our first one at or
+behind its env step: ours come up to one block of training later. Our test before learning has no partner.
 """
 
 from __future__ import annotations
