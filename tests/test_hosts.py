@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,33 @@ def test_os_exit_returns_in_the_hosts_module_alone() -> None:
     assert module.os.path is os.path
     assert os._exit.__name__ == "_exit"
     assert module.os is not os
+
+
+def test_a_host_that_waits_for_records_has_them_written_instead() -> None:
+    module, written = types.ModuleType("run"), []
+    vars(module)["time"] = time
+    compat.write_instead_of_waiting(module, lambda: written.append(1))
+    started = time.monotonic()
+    module.time.sleep(60)
+    assert written == [1]
+    assert module.time.monotonic() - started < 30
+    assert time.sleep is not module.time.sleep
+
+
+def test_processes_that_hosts_spawn_import_the_command_whichever_way_it_was_called() -> None:
+    code = """
+import multiprocessing, runpy
+import plugin_hasac.cli.main as command
+
+def main():
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(eval, ("'plugin_hasac.cli.main' in __import__('sys').modules",)))
+
+command.main = main
+runpy.run_module("plugin_hasac", run_name="__main__", alter_sys=True)  # python -m plugin_hasac
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_yaml_load_takes_no_loader(tmp_path: Path) -> None:

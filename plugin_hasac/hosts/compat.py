@@ -7,7 +7,9 @@ import collections.abc
 import importlib.util
 import os
 import sys
+import time
 import types
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -71,3 +73,28 @@ def finish_sacred_records(modules: list[types.ModuleType]) -> None:
     for module in modules:
         if getattr(module, "os", None) is os:
             vars(module)["os"] = _WithoutExit("os")
+
+
+class _TimeWithoutSleep(types.ModuleType):
+    """``time``, except that ``sleep`` does something useful instead."""
+
+    def __init__(self, instead: Callable[[], None]) -> None:
+        super().__init__("time")
+        self._instead = instead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def sleep(self, _seconds: float) -> None:
+        """Not now."""
+        self._instead()
+
+
+def write_instead_of_waiting(module: types.ModuleType, write: Callable[[], None]) -> None:
+    """PyMARLzoo+ sleeps for 10 s before it plots, until sacred has written its records.
+
+    Args:
+        module: the host's, which holds ``time``; its loop never sleeps otherwise.
+        write: writes the records.
+    """
+    vars(module)["time"] = _TimeWithoutSleep(write)

@@ -14,6 +14,7 @@ from plugin_hasac.controllers.hasac_mac import HasacMAC
 from plugin_hasac.envs import FACTORIES
 from plugin_hasac.envs import REGISTRY as OUR_ENVS
 from plugin_hasac.errors import UserError
+from plugin_hasac.hosts import compat
 from plugin_hasac.hosts.base import Host, Observer, smallest_batch
 from plugin_hasac.hosts.envs import HostEnv
 from plugin_hasac.learners.hasac_learner import HasacLearner
@@ -60,6 +61,7 @@ class Pymarlzooplus(Host):
         main: Any = importlib.import_module("pymarlzooplus.main")
         run: Any = importlib.import_module("pymarlzooplus.run")
         self.register()
+        compat.write_instead_of_waiting(run, self.write_records)
         # The host writes beside the outermost script, which for an installed command is the venv's bin folder.
         main.get_caller_path = lambda: str(run_folder() or Path.cwd())
         with self.observed(run.Logger, observer):
