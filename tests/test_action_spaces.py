@@ -199,7 +199,7 @@ def learn(task: Task, replay: StepReplay, updates: int, **values: Any) -> Hasac:
     updater = make_updater(hasac, replay)
     for k in range(updates):
         for optimizer in (*hasac.actor_optimizers, hasac.critic_optimizer):
-            optimizer.param_groups[0]["lr"] = 3e-3 * (1 - k / updates) + 5e-5
+            optimizer.lr = 3e-3 * (1 - k / updates) + 5e-5
         updater.step()
     return hasac
 

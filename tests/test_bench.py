@@ -236,7 +236,7 @@ def started(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for(path: Path, seconds: float = 90) -> None:
+def wait_for(path: Path, seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < until, f"{path} does not appear"
@@ -383,7 +383,7 @@ def test_ray(tmp_path: Path) -> None:
         wait_for_port(6479)
         interrupt(suite, started(str(suite.path), "--ray", address, folder=tmp_path), signal.SIGINT, 130)
         second = started(str(suite.path), "--ray", address, folder=tmp_path)
-        output, _ = second.communicate(timeout=120)
+        output, _ = second.communicate(timeout=300)
         assert second.returncode == 0, output
         assert states(suite) == [State.COMPLETED]
     finally:
@@ -396,7 +396,7 @@ def test_ray(tmp_path: Path) -> None:
         Ray(suite, address)
 
 
-def wait_for_port(port: int, seconds: float = 60) -> None:
+def wait_for_port(port: int, seconds: float = 180) -> None:
     import socket
 
     until = time.monotonic() + seconds

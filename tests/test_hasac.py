@@ -197,6 +197,17 @@ def test_dead_rows_change_nothing() -> None:
 # -------------------------------------------------------------------- the sequential update
 
 
+class Descent:
+    """Plain gradient steps of one agent's policy."""
+
+    def __init__(self, hasac: Hasac, agent: int) -> None:
+        net, member = hasac.policies.member(agent)
+        self.weights, self.grads = net.flat[member], net.grads[member]
+
+    def step(self) -> None:
+        self.weights -= 1e3 * self.grads
+
+
 def coordination(sequential: bool) -> np.ndarray:
     """Two agents that both start on action 0 of a game where (1, 1) is best, (0, 0) fair and a mismatch bad.
 
@@ -209,7 +220,7 @@ def coordination(sequential: bool) -> np.ndarray:
         update_critic(hasac, replay.sample(256, 1, 0.99))
     bias = hasac.policies.nets[0].stacks[-1]
     bias.copy_(torch.tensor([2.0, -2.0]))  # both agents: action 0 almost surely
-    hasac.actor_optimizers = [torch.optim.SGD(hasac.policies.parameters(agent), lr=1e3) for agent in range(2)]
+    hasac.actor_optimizers = [Descent(hasac, agent) for agent in range(2)]
     hasac.config = HasacConfig.from_mapping(
         {"sequential_update": sequential, "fixed_order": True, "auto_alpha": False, "grad_norm_clip": None}
     )
@@ -296,7 +307,7 @@ def train_and_average(hasac: Hasac, replay: StepReplay, updates: int) -> list[np
     obs = torch.from_numpy(now.obs).transpose(0, 1)
     for k in range(updates):
         for optimizer in hasac.actor_optimizers:
-            optimizer.param_groups[0]["lr"] = 4e-3 * (1 - k / updates) + 1e-4
+            optimizer.lr = 4e-3 * (1 - k / updates) + 1e-4
         updater.step()
         if k >= 3 * updates // 4:
             tail.append(log_probs_of(hasac, obs, avail).exp()[:, 0].double().numpy())

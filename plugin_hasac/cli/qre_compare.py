@@ -116,7 +116,7 @@ def train(payoff: Array, alpha: float, seed: int, *, sequential: bool) -> list[A
     obs, mask = torch.ones(payoff.ndim, 1, 1), torch.from_numpy(avail[:1]).transpose(0, 1)
     for update in range(UPDATES):
         for optimizer in hasac.actor_optimizers:
-            optimizer.param_groups[0]["lr"] = 4e-3 * (1 - update / UPDATES) + 1e-4
+            optimizer.lr = 4e-3 * (1 - update / UPDATES) + 1e-4
         updater.step()
         if update >= 3 * UPDATES // 4:
             tail.append([_probabilities(hasac, agent, obs[agent], mask[agent]) for agent in range(payoff.ndim)])

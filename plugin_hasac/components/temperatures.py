@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plugin_hasac.components.action_spaces import Box, Categorical
 from plugin_hasac.components.task import Task
+from plugin_hasac.modules.adam import Adam
 
 
 class Temperatures:
@@ -44,11 +45,10 @@ class Temperatures:
         self.members = [torch.tensor(group, device=device) for group in task.groups]
         self.target = target
         self.fraction = fraction
-        self.log_alpha = nn.Parameter(torch.tensor(initial, device=device).log(), requires_grad=False)
-        self.log_alpha.grad = torch.zeros_like(self.log_alpha)
+        self.log_alpha = torch.tensor(initial, device=device).log()
+        self._grad = torch.zeros_like(self.log_alpha)
         # Adam treats each number on its own, so one optimiser steps every agent's temperature.
-        capturable = device.type == "cuda"
-        self.optimizer = torch.optim.Adam([self.log_alpha], lr=lr, fused=True, capturable=capturable) if auto else None
+        self.optimizer = Adam(self.log_alpha, self._grad, lr) if auto else None
 
     @torch.no_grad()
     def rescale(self, unit: float) -> None:
@@ -99,14 +99,13 @@ class Temperatures:
         if self.optimizer is None:
             return
         gap = weight * (entropy - self.target_entropy(avail))
-        assert self.log_alpha.grad is not None
-        torch.sum(gap, -1, out=self.log_alpha.grad)  # d/d log(alpha) of log(alpha) * gap
+        torch.sum(gap, -1, out=self._grad)  # d/d log(alpha) of log(alpha) * gap
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, object]:
         """For a checkpoint."""
         optimizer = self.optimizer.state_dict() if self.optimizer else None
-        return {"log_alpha": self.log_alpha.detach().clone(), "optimizer": optimizer}
+        return {"log_alpha": self.log_alpha.clone(), "optimizer": optimizer}
 
     def load_state_dict(self, state: dict) -> None:
         """Raises ValueError if the number of agents differs."""

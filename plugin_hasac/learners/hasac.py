@@ -19,6 +19,7 @@ from plugin_hasac.config import HasacConfig
 from plugin_hasac.mehaml.drifts import MAX_LOG_RATIO
 from plugin_hasac.mehaml.mirror import MirrorStep
 from plugin_hasac.mehaml.registry import make_drift, make_neighbourhood
+from plugin_hasac.modules.adam import Adam
 from plugin_hasac.modules.critics import TwinCritic
 from plugin_hasac.modules.distributions import MaskedCategorical, SquashedGaussian
 from plugin_hasac.modules.policies import JointNoise, Policies
@@ -76,12 +77,12 @@ class Hasac:
             fraction=config.target_entropy_fraction,
             device=device,
         )
-        adam: dict[str, Any] = {"fused": True, "capturable": device.type == "cuda"}
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters, lr=config.critic_lr, **adam)
+        twins = self.critic.net  # always step together
+        self.critic_optimizer = Adam(twins.flat.view(-1), twins.grads.view(-1), config.critic_lr)
         firsts = {self.policies.network(agent): agent for agent in reversed(range(task.n_agents))}
         self.actor_optimizers = [
-            torch.optim.Adam(self.policies.parameters(firsts[network]), lr=config.lr, **adam)
-            for network in sorted(firsts)
+            Adam(net.flat[member], net.grads[member], config.lr)
+            for net, member in (self.policies.member(firsts[network]) for network in sorted(firsts))
         ]
         self.mirror = MirrorStep(
             self.policies,

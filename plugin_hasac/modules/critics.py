@@ -45,7 +45,6 @@ class TwinCritic:
             generator=generator,
         )
         self.weights = self.net.flat.detach().requires_grad_()  # shares the memory; for automatic differentiation
-        self.parameters = self.net.optimized(slice(None))  # the twins always step together
 
     def embed_state(self, state: Tensor) -> Tensor:
         """First layer without its action part: ``(batch, state_dim) -> (2, batch, hidden)``."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from plugin_hasac.components.task import Task
 from plugin_hasac.modules.distributions import (
@@ -102,11 +102,6 @@ class Policies:
         """The parameters theta_i, ``(n_parameters,)``."""
         net, member = self.member(agent)
         return net.flat[member]
-
-    def parameters(self, agent: int) -> list[nn.Parameter]:
-        """The same for an optimiser; their gradients are views of the network's ``grads``."""
-        net, member = self.member(agent)
-        return net.optimized(slice(member, member + 1))
 
     def noise(self, rows: int, generator: torch.Generator, samples: int | None = None) -> JointNoise:
         """Fresh noise for a sample of everybody's action in each of ``rows`` rows; for several with them in front."""

@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "tanh": torch.tanh, "silu": F.silu}
-# The fused optimisers give one block of a GPU to each 64k numbers of a tensor; smaller tensors use more of the GPU.
-GPU_CHUNK = 4096
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -121,15 +119,6 @@ class StackedMLP:
         """The (weight, bias) pairs of all layers, first to last, of :meth:`unpack`'s views."""
         start = 2 if self.normalize_input else 0
         return list(zip(parts[start::2], parts[start + 1 :: 2]))
-
-    def optimized(self, members: slice) -> list[nn.Parameter]:
-        """The weights of neighbouring members for an optimiser: they share memory with ``flat`` and ``grads``."""
-        weights, grads = self.flat[members].view(-1), self.grads[members].view(-1)
-        size = GPU_CHUNK if self.flat.device.type == "cuda" else weights.numel()
-        parameters = [nn.Parameter(chunk) for chunk in weights.split(size)]
-        for parameter, grad in zip(parameters, grads.split(size)):
-            parameter.grad = grad
-        return parameters
 
     def state_dict(self) -> dict[str, Tensor]:
         """The stacks by index, for a checkpoint."""
