@@ -271,9 +271,10 @@ def test_continuous_training_in_the_host(cli: Cli) -> None:
 
 
 def test_hosts_baseline_on_our_discrete_env(cli: Cli) -> None:
+    """In the host's parallel runner, whose processes import the command and nothing else of ours."""
     done = cli(
-        *("--config=qmix", "--env-config=mpe", "with", "env_args.scenario=simple_speaker_listener"),
-        *("t_max=150", "test_interval=100", "test_nepisode=2", "log_interval=100"),
+        *("--config=mappo", "--env-config=mpe", "with", "env_args.scenario=simple_speaker_listener"),
+        *("batch_size_run=2", "t_max=150", "test_interval=100", "test_nepisode=2", "log_interval=100"),
     )
     assert done.code == 0, done.stderr
     assert "final test return" in done.stdout

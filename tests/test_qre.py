@@ -144,7 +144,7 @@ def test_deep_learner_ends_near_an_equilibrium(game: str, alpha: float) -> None:
 def test_a_baseline_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qre_compare, "BASELINE_STEPS", 400)
     payoff = np.array([[3.0, 1.0], [0.0, 2.0]])
-    assert payoff.min() <= qre_compare.train_in_host(payoff, "happo", seed=1) <= payoff.max()
+    assert payoff.min() <= qre_compare.train_in_host(payoff, "maddpg", seed=1) <= payoff.max()
 
 
 def test_comparison_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
