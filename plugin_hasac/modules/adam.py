@@ -32,8 +32,8 @@ class Adam:
         size = GPU_CHUNK if weights.device.type == "cuda" else max(1, weights.numel())
         vectors = (weights, grads, *self._moments)
         self._weights, self._grads, self._firsts, self._seconds = (list(vector.split(size)) for vector in vectors)
-        self._steps = torch.zeros(len(self._weights), device=weights.device)
-        self._step_of_each = list(self._steps)  # the kernel wants one per tensor
+        self._steps = torch.zeros(len(self._weights), dtype=torch.float32, device=weights.device)
+        self._step_of_each = list(self._steps)  # the kernel wants one per tensor, and float32
 
     @torch.no_grad()
     def step(self) -> None:
