@@ -28,8 +28,8 @@ TINY: dict[str, Any] = {
     "algorithms": ["hasac"],
     "tasks": [{"env": "matrix_game", "env_args": {"map_name": "penalty", "episode_limit": 5}}],
     "settings": {
-        "t_max": 400,
-        "test_interval": 200,
+        "t_max": 2000,
+        "test_interval": 1000,
         "test_nepisode": 2,
         "runner_log_interval": 100,
         "learner_log_interval": 100,
