@@ -53,41 +53,27 @@ def restore_yaml_load() -> None:
     yaml.load = load
 
 
-class _WithoutExit(types.ModuleType):
-    """``os``, except that ``_exit`` returns."""
+class _Altered(types.ModuleType):
+    """A module, except for what is replaced."""
+
+    def __init__(self, module: types.ModuleType, **replaced: Any) -> None:
+        super().__init__(module.__name__)
+        self._module = module
+        vars(self).update(replaced)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
-
-    @staticmethod
-    def _exit(_code: int) -> None:
-        """Let the host's function return, so that sacred writes the end of the run."""
+        return getattr(self._module, name)
 
 
 def finish_sacred_records(modules: list[types.ModuleType]) -> None:
-    """PyMARL and PyMARL2 end with ``os._exit``, which loses what sacred has not written yet.
+    """PyMARL and PyMARL2 end with ``os._exit``, which loses what sacred has not written yet: let it return.
 
     Args:
         modules: the host's modules that hold ``os`` and call its ``_exit`` when a run is over.
     """
     for module in modules:
         if getattr(module, "os", None) is os:
-            vars(module)["os"] = _WithoutExit("os")
-
-
-class _TimeWithoutSleep(types.ModuleType):
-    """``time``, except that ``sleep`` does something useful instead."""
-
-    def __init__(self, instead: Callable[[], None]) -> None:
-        super().__init__("time")
-        self._instead = instead
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-    def sleep(self, _seconds: float) -> None:
-        """Not now."""
-        self._instead()
+            vars(module)["os"] = _Altered(os, _exit=lambda _code: None)
 
 
 def write_instead_of_waiting(module: types.ModuleType, write: Callable[[], None]) -> None:
@@ -97,4 +83,4 @@ def write_instead_of_waiting(module: types.ModuleType, write: Callable[[], None]
         module: the host's, which holds ``time``; its loop never sleeps otherwise.
         write: writes the records.
     """
-    vars(module)["time"] = _TimeWithoutSleep(write)
+    vars(module)["time"] = _Altered(time, sleep=lambda _seconds: write())

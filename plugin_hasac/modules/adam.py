@@ -10,6 +10,11 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 GPU_CHUNK = 4096
 
 
+def piece(weights: Tensor) -> int:
+    """How many of the weights go into one tensor."""
+    return GPU_CHUNK if weights.device.type == "cuda" else weights.numel()
+
+
 class Adam:
     """Adam (Kingma and Ba, 2015, Algorithm 1), in place.
 
@@ -29,9 +34,8 @@ class Adam:
     def __init__(self, weights: Tensor, grads: Tensor, lr: float) -> None:
         self.lr = lr
         self._moments = torch.zeros_like(weights), torch.zeros_like(weights)
-        size = GPU_CHUNK if weights.device.type == "cuda" else max(1, weights.numel())
-        vectors = (weights, grads, *self._moments)
-        self._weights, self._grads, self._firsts, self._seconds = (list(vector.split(size)) for vector in vectors)
+        pieces = (list(vector.split(piece(weights))) for vector in (weights, grads, *self._moments))
+        self._weights, self._grads, self._firsts, self._seconds = pieces
         self._steps = torch.zeros(len(self._weights), dtype=torch.float32, device=weights.device)
         self._step_of_each = list(self._steps)  # the kernel wants one per tensor, and float32
 
