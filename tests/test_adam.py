@@ -25,7 +25,7 @@ def vectors(device: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 def steps(optimizer: Any, grads: torch.Tensor, first: int, last: int) -> None:
     for number in range(first, last):
-        torch.sin(torch.arange(SIZE, device=grads.device) * (number + 1.0), out=grads)
+        torch.sin(torch.arange(SIZE, device=grads.device, dtype=torch.float64) * (number + 1), out=grads)
         optimizer.step()
 
 
@@ -54,7 +54,7 @@ def test_goes_on_wherever_it_is_cut(device: str, monkeypatch: pytest.MonkeyPatch
     steps(optimizer, grads, 5, 10)
     monkeypatch.setattr(adam, "piece", lambda _weights: 777)
     for other in {"cpu", device}:
-        own, own_grads = saved.to(other), grads.to(other).clone()
+        own, own_grads = saved.to(other, copy=True), grads.to(other, copy=True)
         restored = Adam(own, own_grads, 1e-2)
         restored.load_state_dict({key: value.to(other) for key, value in state.items()})
         steps(restored, own_grads, 5, 10)

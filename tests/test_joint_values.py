@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from plugin_hasac.components.task import Task
-from plugin_hasac.learners.joint_values import JointValues
+from plugin_hasac.learners.joint_values import GRAIN, JointValues
 from plugin_hasac.modules.critics import TwinCritic
 
 ROWS = 40
@@ -17,8 +19,10 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "silu"])
 @pytest.mark.parametrize("hidden_sizes", [(16,), (16, 24), (8, 12, 16)])
-@pytest.mark.parametrize("moves", [1, 10, 39])
-def test_equals_automatic_differentiation(activation: str, hidden_sizes: tuple[int, ...], moves: int) -> None:
+@pytest.mark.parametrize(("moves", "everywhere"), [(1, False), (10, False), (39, False), (40, True)])
+def test_equals_automatic_differentiation(
+    activation: str, hidden_sizes: tuple[int, ...], moves: int, everywhere: bool
+) -> None:
     generator = torch.Generator().manual_seed(0)
     critic = TwinCritic(
         TASK, hidden_sizes=hidden_sizes, activation=activation, device=torch.device("cpu"), generator=generator
@@ -37,7 +41,7 @@ def test_equals_automatic_differentiation(activation: str, hidden_sizes: tuple[i
         change = torch.zeros(ROWS, 4)
         change[torch.randperm(ROWS, generator=generator)[:moves]] = torch.randn(moves, 4, generator=generator)
         joint[:, agent] += change
-        values.move(change, weight[:, agent])
+        values.move(change, weight[:, agent], everywhere=everywhere)
 
 
 def test_rows_that_stay_are_not_evaluated_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,18 +50,18 @@ def test_rows_that_stay_are_not_evaluated_again(monkeypatch: pytest.MonkeyPatch)
     )
     values, evaluated, evaluate = JointValues(critic.net, ROWS), [], JointValues._evaluate
 
-    def counted(self: JointValues, first: torch.Tensor, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        evaluated.append(first.shape[1])
-        return evaluate(self, first, slope)
+    def counted(self: JointValues, *args: Any) -> list[torch.Tensor]:
+        evaluated.append(args[1].shape[0])
+        return evaluate(self, *args)
 
     monkeypatch.setattr(JointValues, "_evaluate", counted)
     values.first.fill_(1.0)
     values.restart()
     weight, change = critic.net.stacks[0][:, -4:].detach(), torch.zeros(ROWS, 4)
     values.slope_in(weight)
-    values.move(change, weight)
+    values.move(change, weight, everywhere=False)
     values.slope_in(weight)
     change[3:5] = 1.0
-    values.move(change, weight)
+    values.move(change, weight, everywhere=False)
     values.slope_in(weight)
-    assert evaluated == [ROWS, 2]
+    assert evaluated == [ROWS, GRAIN]

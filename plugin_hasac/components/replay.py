@@ -227,17 +227,22 @@ class StepReplay:
             last = span.gather(1, steps[:, None] - 1).squeeze(1)
             end = base + (row + steps) % self.rows
             returns, discount = (reached * gamma**offsets * column["reward"][span]).sum(1), gamma**steps
-        actions = column["actions"][start].transpose(0, 1)
+
+        def rows_of(name: str, rows: Tensor) -> Tensor:
+            # Each the faster one on its device.
+            return column[name][rows] if rows.is_cuda else column[name].index_select(0, rows)
+
+        actions = rows_of("actions", start).transpose(0, 1)
         return TransitionBatch(
-            obs=column["obs"][start].transpose(0, 1),
-            state=column["state"][start],
-            avail=column["avail"][start].transpose(0, 1),
+            obs=rows_of("obs", start).transpose(0, 1),
+            state=rows_of("state", start),
+            avail=rows_of("avail", start).transpose(0, 1),
             actions=actions if actions.is_floating_point() else actions.long(),
             returns=returns,
             bootstrap=discount * ~column["terminated"][last],
-            next_obs=column["obs"][end].transpose(0, 1),
-            next_state=column["state"][end],
-            next_avail=column["avail"][end].transpose(0, 1),
+            next_obs=rows_of("obs", end).transpose(0, 1),
+            next_state=rows_of("state", end),
+            next_avail=rows_of("avail", end).transpose(0, 1),
         )
 
     def _waiting(self, envs: np.ndarray) -> np.ndarray:

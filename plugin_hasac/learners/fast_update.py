@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from plugin_hasac.components.replay import TransitionBatch
 from plugin_hasac.learners.hasac import Hasac, UpdateNoise
 from plugin_hasac.learners.joint_values import JointValues
 from plugin_hasac.learners.metrics import MetricMeans
+from plugin_hasac.modules.adam import Adam
 from plugin_hasac.modules.distributions import MaskedCategorical, distribution
 from plugin_hasac.modules.fusion import fused
 from plugin_hasac.modules.passes import MLPPass, deactivate, product
@@ -136,6 +137,35 @@ def agents_metrics(weight: Tensor, entropy: Tensor, value: Tensor, alphas: Tenso
 # -------------------------------------------------------------------- the update
 
 
+class Turn(NamedTuple):
+    """What one agent's turn reads and writes: views, made once.
+
+    Attributes:
+        group, slot: the agent's group, and its place there.
+        own: its part of the joint action.
+        continuous: whether it is one of real numbers, of which a new sample is never the old one.
+        action: this part, ``(batch, encoded_dim)``.
+        action_weight: rows of the critics' first layer that belong to it, ``(2, encoded_dim, hidden)``.
+        log_prob, entropy, value: ``(batch,)``.
+        grads: of its network, ``(n_parameters,)``.
+        grad_norm: ``()``.
+        optimizer: of its network.
+    """
+
+    group: int
+    slot: int
+    own: slice
+    continuous: bool
+    action: Tensor
+    action_weight: Tensor
+    log_prob: Tensor
+    entropy: Tensor
+    value: Tensor
+    grads: Tensor
+    grad_norm: Tensor
+    optimizer: Adam
+
+
 class FastUpdate:
     """One step of learning of ``hasac``.
 
@@ -164,7 +194,27 @@ class FastUpdate:
         self.names = MetricMeans(n_agents, self.device)
         self.metrics = torch.zeros(len(self.names.names), device=self.device)
         self.grad_norms = self.metrics[self.names.place("grad_norm")]
+        self.turns = [self._turn(agent) for agent in range(n_agents)]
         self._fuse()
+
+    def _turn(self, agent: int) -> Turn:
+        policies, own = self.hasac.policies, self.task.own_blocks[agent]
+        net, member = policies.member(agent)
+        group, slot = policies.place[agent]
+        return Turn(
+            group=group,
+            slot=slot,
+            own=own,
+            continuous=not isinstance(self.task.agents[agent].action, Categorical),
+            action=self.joint[:, own],
+            action_weight=self._action_weight(own),
+            log_prob=self.log_probs[agent],
+            entropy=self.entropy[agent],
+            value=self.value[agent],
+            grads=net.grads[member],
+            grad_norm=self.grad_norms[agent],
+            optimizer=self.hasac.actor_optimizers[policies.network(agent)],
+        )
 
     def _fuse(self) -> None:
         spaces = [self.task.agents[group[0]].action for group in self.task.groups]
@@ -242,22 +292,22 @@ class FastUpdate:
 
     def update_actor(self, agent: int, *, resample: bool) -> None:
         """One step of one policy, and its new sample for the agents behind it."""
-        hasac, (group, slot) = self.hasac, self.hasac.policies.place[agent]
-        actors, (net, member) = self.actors[group], hasac.policies.member(agent)
-        shared, own = hasac.policies.share_param, self.task.own_blocks[agent]
-        avail, noise = self.avail[group][slot], self.noise.joint[group][slot]
+        turn, shared = self.turns[agent], self.hasac.policies.share_param
+        group, slot = turn.group, turn.slot
+        actors, avail, noise = self.actors[group], self.avail[group][slot], self.noise.joint[group][slot]
         if shared:  # another agent's turn may have changed the common weights, and with them the own sample
-            first = self.joint[:, own].clone()
+            first = turn.action.clone()
             action, log_prob, entropy = self.draw[group](actors.forward(slot), avail, noise)
-            self._replace(agent, action)
-            self.log_probs[agent], self.entropy[agent] = log_prob, entropy
-        actors.backward(self._slope_of_loss(agent, actors.output[slot]), slot)
-        self.grad_norms[agent] = hasac.clip(net.grads[member])
-        hasac.actor_optimizers[hasac.policies.network(agent)].step()
+            self._replace(turn, action)
+            turn.log_prob.copy_(log_prob)
+            turn.entropy.copy_(entropy)
+        actors.backward(self._slope_of_loss(agent, actors.output[slot], avail, noise), slot)
+        turn.grad_norm.copy_(self.hasac.clip(turn.grads))
+        turn.optimizer.step()
         if shared and not resample:
-            self._replace(agent, first)
+            self._replace(turn, first)
         elif resample:
-            self._replace(agent, self.draw_again[group](actors.forward(slot), avail, noise))
+            self._replace(turn, self.draw_again[group](actors.forward(slot), avail, noise))
 
     def finish(self) -> None:
         """The temperatures, the target networks, and the agents' metrics."""
@@ -268,31 +318,27 @@ class FastUpdate:
         hasac.temperatures.update(self.entropy, self.batch.avail, self.weight)
         hasac.target_critic.polyak_from(hasac.critic, self.config.polyak)
 
-    def _slope_of_loss(self, agent: int, output: Tensor) -> Tensor:
+    def _slope_of_loss(self, agent: int, output: Tensor, avail: Tensor, noise: Tensor) -> Tensor:
         """Gradient of the agent's loss with respect to its network's output ``(batch, out)``; notes the objective."""
-        group, slot = self.hasac.policies.place[agent]
-        policy = (output, self.avail[group][slot])
+        turn, space = self.turns[agent], self.task.agents[agent].action
         scale, alpha, weight = self.hasac.value_norm.scale, self.alphas[agent], self.weight[agent]
-        space, own = self.task.agents[agent].action, self.task.own_blocks[agent]
         if self.config.actor_gradient == "exact" and isinstance(space, Categorical):
-            q = self._own_action_values(agent)
-            slope, self.value[agent] = self.exact_gradient[group](*policy, q, scale, alpha, weight)
+            q = self._own_action_values(turn.own, space)
+            slope, value = self.exact_gradient[turn.group](output, avail, q, scale, alpha, weight)
+            turn.value.copy_(value)
             return slope
-        q, slope = self._smaller_critic(own)
-        torch.sub(q, alpha * self.log_probs[agent], out=self.value[agent])
-        noise, action = self.noise.joint[group][slot], self.joint[:, own]
-        return self.sampled_gradient[group](*policy, noise, action, slope, scale, alpha, weight)
+        q, slope = self._smaller_critic(turn.action_weight)
+        torch.sub(q, alpha * turn.log_prob, out=turn.value)
+        return self.sampled_gradient[turn.group](output, avail, noise, turn.action, slope, scale, alpha, weight)
 
-    def _replace(self, agent: int, action: Tensor) -> None:
-        """Put the agent's encoded action into the joint action and the critics' first layer."""
-        own = self.task.own_blocks[agent]
-        change = action - self.joint[:, own]
-        self.joint[:, own] = action
-        weight = self._action_weight(own)
+    def _replace(self, turn: Turn, action: Tensor) -> None:
+        """Put an agent's encoded action into the joint action and the critics' first layer."""
+        change = action - turn.action
+        turn.action.copy_(action)
         if self.joint_values is not None:
-            self.joint_values.move(change, weight)
+            self.joint_values.move(change, turn.action_weight, everywhere=turn.continuous)
         else:
-            product(change.expand(2, -1, -1), weight, self.first, add=True)
+            product(change.expand(2, -1, -1), turn.action_weight, self.first, add=True)
 
     def _action_weight(self, place: slice) -> Tensor:
         """Rows of the critics' first layer that belong to a part of the joint action, ``(2, size, hidden)``."""
@@ -301,9 +347,12 @@ class FastUpdate:
 
     # ---------------------------------------------------------------- what the critics tell an actor
 
-    def _smaller_critic(self, own: slice) -> tuple[Tensor, Tensor]:
-        """min_j Q_j at the joint action in reward units ``(batch,)``, and its normalised slope in one agent's part."""
-        weight = self._action_weight(own)
+    def _smaller_critic(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """min_j Q_j at the joint action in reward units ``(batch,)``, and its normalised slope in one agent's part.
+
+        Args:
+            weight: of that part in the critics' first layer, ``(2, encoded_dim, hidden)``.
+        """
         if self.joint_values is not None:
             slope = self.joint_values.slope_in(weight)
             return self.hasac.value_norm.denormalize(self.joint_values.q), slope
@@ -311,14 +360,12 @@ class FastUpdate:
         pre = self.critics.forward_from(self.first, skip=1)
         q, slope = self.smaller_twin(pre, layers[-1].extended, self.hasac.value_norm.scale)
         for k in range(len(layers) - 2, 0, -1):
-            slope = product(slope, layers[k].weight.transpose(1, 2), layers[k - 1].slope)
+            slope = product(slope, layers[k].transposed, layers[k - 1].slope)
             deactivate(self.critics.activation, slope, self.first if k == 1 else layers[k - 1].pre, layers[k].post)
         return q, torch.bmm(slope, weight.transpose(1, 2)).sum(0)
 
-    def _own_action_values(self, agent: int) -> Tensor:
+    def _own_action_values(self, own: slice, space: Categorical) -> Tensor:
         """Normalised Q_j of each choice of one agent, ``(2, batch, encoded_dim)``."""
-        own, space = self.task.own_blocks[agent], self.task.agents[agent].action
-        assert isinstance(space, Categorical)
         parts = []
         for factor in space.factors():
             place = slice(own.start + factor.start, own.start + factor.stop)

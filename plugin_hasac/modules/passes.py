@@ -84,6 +84,7 @@ class Layer(NamedTuple):
 
     Attributes:
         weight: ``(…, in, out)``.
+        transposed: the same, ``(…, out, in)``.
         bias: ``(…, 1, out)``.
         weight_grad, bias_grad: where their gradients go.
         extended: weight with the bias as its last row, ``(…, in + 1, out)``.
@@ -95,6 +96,7 @@ class Layer(NamedTuple):
     """
 
     weight: Tensor
+    transposed: Tensor
     bias: Tensor
     weight_grad: Tensor
     bias_grad: Tensor
@@ -104,6 +106,24 @@ class Layer(NamedTuple):
     post: Tensor
     pre: Tensor
     slope: Tensor
+
+
+class Normalization(NamedTuple):
+    """LayerNorm before the first layer, of one slot or of all.
+
+    Attributes:
+        scale, shift: ``(…, 1, in)``.
+        scale_grad, shift_grad: where their gradients go.
+        seen: the input before scale and shift, on a GPU with a 1 behind.
+        post: the input alone, ``(…, rows, in)``.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    scale_grad: Tensor
+    shift_grad: Tensor
+    seen: Tensor
+    post: Tensor
 
 
 class MLPPass:
@@ -144,6 +164,7 @@ class MLPPass:
         # On a GPU, weights' gradients are computed beside the slopes of the layers below.
         self._side = None if self._on_cpu else torch.cuda.Stream(device)
         self._layers: dict[tuple[int, Slot], list[Layer]] = {}
+        self._normalizations: dict[tuple[int, Slot], Normalization] = {}
 
     @property
     def output(self) -> Tensor:
@@ -157,13 +178,22 @@ class MLPPass:
         if key not in self._layers:
             pick = partial(self._pick, slot)
             weights, grads = net.layers(net.stacks), net.layers(net.grad_stacks)
-            parts = [[*weight, *grad] for weight, grad in zip(weights, grads)]
+            parts = [[weight, weight.mT, bias, *grad] for (weight, bias), grad in zip(weights, grads)]
             extended = zip(net.extended(net.flat), net.extended(net.grads))
             buffers = zip(self.seen, self.posts, self.pre, self.slopes)
             self._layers[key] = [
                 Layer(*map(pick, [*part, *both, *own])) for part, both, own in zip(parts, extended, buffers)
             ]
         return self._layers[key]
+
+    def normalization(self, slot: Slot = None, net: StackedMLP | None = None) -> Normalization:
+        """That of a slot or all, with the weights of another network of the same shape if given."""
+        net = net or self.net
+        key = (id(net), slot)
+        if key not in self._normalizations:
+            parts = [*net.stacks[:2], *net.grad_stacks[:2], self.normalized, self.normalized[..., : net.sizes[0]]]
+            self._normalizations[key] = Normalization(*(self._pick(slot, part) for part in parts))
+        return self._normalizations[key]
 
     def _pick(self, slot: Slot, stack: Tensor) -> Tensor:
         if slot is None:
@@ -173,7 +203,8 @@ class MLPPass:
     def observe(self, x: Tensor) -> None:
         """Take in the inputs of all slots, ``(slots, rows, in)``."""
         if self.net.normalize_input:
-            self.normalized[..., : x.shape[-1]] = self._normalize(x)
+            # Batches are gathered row by row, (rows, slots, in) in memory: normalised as they lie, they need no copy.
+            self.normalized[..., : x.shape[-1]] = self._normalize(x.transpose(0, 1)).transpose(0, 1)
         else:
             self.posts[0].copy_(x)
 
@@ -191,9 +222,8 @@ class MLPPass:
             return self.output
         first = self.layers(slot, net)[0]
         if self.net.normalize_input:
-            scale, shift = (self._pick(slot, stack) for stack in (net or self.net).stacks[:2])
-            normalized = self._pick(slot, self.normalized)[..., : first.post.shape[-1]]
-            torch.addcmul(shift, normalized, scale, out=first.post)
+            norm = self.normalization(slot, net)
+            torch.addcmul(norm.shift, norm.post, norm.scale, out=first.post)
         return self.forward_from(self._affine(first, first.pre), slot, net)
 
     def first_layer(self, out: Tensor) -> None:
@@ -233,7 +263,7 @@ class MLPPass:
                 self._weight_gradients(k, slope, slot)
             if k > 0:
                 layer, below = layers[k], layers[k - 1]
-                slope = product(slope, layer.weight.transpose(-1, -2), below.slope)
+                slope = product(slope, layer.transposed, below.slope)
                 deactivate(self.activation, slope, below.pre, layer.post)
         if self._side is not None:
             torch.cuda.current_stream().wait_stream(self._side)
@@ -244,7 +274,7 @@ class MLPPass:
             return product(layer.seen, layer.extended, out)
         weight = layer.weight
         if weight.shape[1] <= NARROW:
-            weight = weight.t().contiguous().t()
+            weight = layer.transposed.contiguous().t()
         return torch.addmm(layer.bias, layer.post, weight, out=out)
 
     def _weight_gradients(self, k: int, slope: Tensor, slot: Slot) -> None:
@@ -256,18 +286,16 @@ class MLPPass:
             else:
                 product(layer.seen.transpose(-1, -2), slope, layer.extended_grad)
             return
-        scale, shift = (self._pick(slot, stack) for stack in self.net.stacks[:2])
-        normalized = self._pick(slot, self.normalized)
+        norm = self.normalization(slot)
         if self._on_cpu:
-            inner = self._inner(normalized, slope, layer.weight_grad)
+            inner = self._inner(norm.post, slope, layer.weight_grad)
             torch.sum(slope, 0, keepdim=True, out=layer.bias_grad)
         else:
-            both = normalized.transpose(-1, -2) @ slope
+            both = norm.seen.mT @ slope
             inner = both[..., :-1, :]
             layer.bias_grad.copy_(both[..., -1:, :])
-        gradients = self._norm_gradients(inner, layer.bias_grad, layer.weight, scale, shift)
-        where = [layer.weight_grad, *(self._pick(slot, stack) for stack in self.net.grad_stacks[:2])]
-        for grad, value in zip(where, gradients):
+        gradients = self._norm_gradients(inner, layer.bias_grad, layer.weight, norm.scale, norm.shift)
+        for grad, value in zip((layer.weight_grad, norm.scale_grad, norm.shift_grad), gradients):
             grad.copy_(value)
 
     @staticmethod

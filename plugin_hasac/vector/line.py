@@ -10,9 +10,18 @@ from typing import Any
 
 import numpy as np
 
-PATIENCE = 5e-4  # seconds that a side looks for the next word itself before it goes to sleep
+PATIENCE, SHORT_PATIENCE = 5e-3, 5e-4  # seconds; steps of fast envs and of a policy take less than the first
 RECHECK = 100  # milliseconds after which a sleeping side looks again: processors may show memory's changes late
 _COUNT, _WORD, _ASLEEP = range(3)
+
+
+def patience(n_workers: int) -> float:
+    """Seconds that a side looks for the next word itself before it goes to sleep.
+
+    Who looks keeps a core busy. The main process needs one, and may have a thread of updates that needs another.
+    """
+    spare = len(os.sched_getaffinity(0)) - n_workers
+    return PATIENCE if spare > 1 else SHORT_PATIENCE if spare == 1 else 0.0
 
 
 class Line:

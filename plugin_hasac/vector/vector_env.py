@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from plugin_hasac.components.task import Task
 from plugin_hasac.vector.contract import StepEnv
-from plugin_hasac.vector.line import PATIENCE, Line
+from plugin_hasac.vector.line import Line, patience
 from plugin_hasac.vector.slots import EnvArrays, EnvSlot, preserved_randomness
 
 MakeEnv = Callable[[], StepEnv]
@@ -168,12 +167,11 @@ class _Workers:
         auto_reset: bool,
     ) -> None:
         n_envs = len(make_envs)
-        patience = PATIENCE if n_workers < len(os.sched_getaffinity(0)) else 0.0
         self.lines: list[Line] = []
         self.processes = []
         envs = cloudpickle.dumps((list(make_envs), list(seeds)))
         for share in np.array_split(np.arange(n_envs), n_workers):
-            line, remote = Line.between(context, patience)
+            line, remote = Line.between(context, patience(n_workers))
             process = context.Process(
                 target=_serve,
                 args=(remote, shared.blocks, task, n_envs, envs, [int(i) for i in share], auto_reset),
