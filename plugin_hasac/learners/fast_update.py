@@ -36,8 +36,11 @@ from plugin_hasac.modules.passes import MLPPass, deactivate, product
 def draw(space: ActionSpace, output: Tensor, avail: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sample, its log-probability, and the policy's entropy (Box: a one-sample estimate) from a network's output."""
     policy = distribution(space, output, avail)
+    if isinstance(policy, MaskedCategorical):  # without a gradient, a straight-through sample is a sample
+        action = policy.sample(noise)
+        return action, policy.log_prob(action), policy.entropy()
     action, log_prob = policy.rsample(noise)
-    return action, log_prob, policy.entropy() if isinstance(policy, MaskedCategorical) else -log_prob
+    return action, log_prob, -log_prob
 
 
 def draw_again(space: ActionSpace, output: Tensor, avail: Tensor, noise: Tensor) -> Tensor:
