@@ -46,6 +46,7 @@ def test_tables_say_the_same_numbers() -> None:
     assert "| mpe:A_b-v0 | **41.00 ± 1.00 (3)** | 21.00 ± 1.00 (3) |" in text
     assert "| mpe:A_b-v0 | **41.00 [40.00, 42.00]** | 21.00 [20.00, 22.00] |" in text
     assert "at 1,000 env steps, seeds per algorithm: 3" in text
+    assert "| hasac | 2 of 2 | 2 of 2 | – |\n| qmix | 0 of 2 | 0 of 2 | mpe:<B>-v0, mpe:A_b-v0 |" in text
     # scores 20, 21, 22 and 40, 41, 42 between 20 and 42, on both tasks
     assert "| hasac | **0.955 [0.924, 0.985]** |" in re.sub(r"\[0\.9[23]\d, 0\.98\d\]", "[0.924, 0.985]", text)
     assert "0 is the lowest and 1 the highest score of any compared run" in text
@@ -54,7 +55,8 @@ def test_tables_say_the_same_numbers() -> None:
     bold = rf"{cell}{bf}41.00 \\ {bf}\scriptsize $\pm$ 1.00 (3)\end{{tabular}}"
     plain = rf"{cell}21.00 \\ \scriptsize $\pm$ 1.00 (3)\end{{tabular}}"
     assert rf"mpe:A\_b-v0 & {bold} & {plain} \\" in tex
-    assert tex.count(r"\toprule") == tex.count(r"\end{table}") == 3
+    assert tex.count(r"\toprule") == tex.count(r"\end{table}") == 4
+    assert r"qmix & {0 of 2} & {0 of 2} & {mpe:<B>-v0, mpe:A\_b-v0} \\" in tex
     (row, *_) = csv.DictReader(io.StringIO(to_csv(csv_rows(scores))))
     assert (row["task"], row["algorithm"], row["scores"], row["best_iqm"]) == ("mpe:<B>-v0", "hasac", "40 41 42", "1")
     assert (float(row["mean"]), float(row["standard_deviation"]), float(row["iqm"])) == (41.0, 1.0, 41.0)

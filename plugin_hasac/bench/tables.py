@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -87,7 +88,7 @@ class Scores:
 
 
 def tables(scores: Scores) -> list[Table]:
-    """Mean and deviation per task, IQM and interval per task, and the aggregate over tasks."""
+    """Mean and deviation per task, IQM and interval per task, where each algorithm stands, the aggregate over tasks."""
     comparison = scores.comparison
     where = f"at {comparison.at_step:,} env steps, seeds per algorithm: {scores.seeds}"
     bold = "Bold: the best, and all whose 95% stratified-bootstrap interval overlaps its"
@@ -105,6 +106,8 @@ def tables(scores: Scores) -> list[Table]:
             _matrix(scores, "iqm", lambda summary, text: _interval(summary.iqm_interval, text)),
         ),
     ]
+    if len(comparison.algorithms) > 1:
+        found.append(_standing(scores, where))
     if scores.overall:
         tasks = comparison.shared_tasks
         rows = []
@@ -127,6 +130,26 @@ def tables(scores: Scores) -> list[Table]:
             )
         )
     return found
+
+
+def _standing(scores: Scores, where: str) -> Table:
+    tops = {task: best(summaries, "mean") for task, summaries in scores.by_task.items()}
+    rows = []
+    for name in scores.comparison.algorithms:
+        tasks = {task: summaries for task, summaries in scores.by_task.items() if name in summaries}
+        highest = [
+            task for task, by_name in tasks.items() if by_name[name].mean == max(s.mean for s in by_name.values())
+        ]
+        behind = [task for task in tasks if name not in tops[task]]
+        count = len(tasks)
+        among = f"{count - len(behind)} of {count}"
+        rows.append((name, [Cell(f"{len(highest)} of {count}"), Cell(among), Cell(", ".join(behind) or DASH)]))
+    return Table(
+        "Where each algorithm is among the best, and where behind",
+        f"Means {where}. Among the best: the interval overlaps that of the highest mean (95%, stratified bootstrap).",
+        ["algorithm", "highest mean", "among the best", "behind on"],
+        rows,
+    )
 
 
 def _matrix(
@@ -212,7 +235,7 @@ def _tex_cell(cell: Cell) -> str:
     """The value, and under it, in small, its spread: algorithms' columns stay narrow enough for a page."""
 
     def numbers(text: str) -> str:
-        return "".join(LATEX_ESCAPES[sign] if sign in f"±×{DASH}" else sign for sign in text.replace("-", "$-$"))
+        return re.sub(r"(?<!\w)-(?=\d)", "$-$", _tex(text))
 
     bold = r"\bfseries\boldmath " if cell.bold else ""
     if not cell.spread:

@@ -11,7 +11,7 @@ from plugin_hasac.modules.passes import activate, deactivate
 from plugin_hasac.modules.stacked import StackedMLP
 
 FEW = 0.5  # of the rows: more are evaluated all together, without gathering them
-GRAIN = 32  # some rows are evaluated in multiples of it: libraries build a kernel for every shape of a product
+GRAIN = 16  # some rows are evaluated in multiples of it: libraries build a kernel for every shape of a product
 
 
 def padded(count: int) -> int:
