@@ -379,7 +379,8 @@ def test_ray(tmp_path: Path) -> None:
     short = tempfile.mkdtemp(prefix="ray-")  # Ray's sockets lie below it, and their names may not be long
     cluster = subprocess.Popen([*ray, "start", "--head", *options, f"--temp-dir={short}"], stdout=subprocess.DEVNULL)
     try:
-        suite = read_suite(str(write(tmp_path, algorithms=[HASAC])))
+        lasting = {**HASAC, "settings": {**HASAC["settings"], "t_max": 5000}}  # cancelling takes a cluster seconds
+        suite = read_suite(str(write(tmp_path, algorithms=[lasting])))
         wait_for_port(6479)
         interrupt(suite, started(str(suite.path), "--ray", address, folder=tmp_path), signal.SIGINT, 130)
         second = started(str(suite.path), "--ray", address, folder=tmp_path)
