@@ -134,16 +134,14 @@ def tables(scores: Scores) -> list[Table]:
 
 def _standing(scores: Scores, where: str) -> Table:
     tops = {task: best(summaries, "mean") for task, summaries in scores.by_task.items()}
+    peaks = {task: max(summary.mean for summary in summaries.values()) for task, summaries in scores.by_task.items()}
     rows = []
     for name in scores.comparison.algorithms:
-        tasks = {task: summaries for task, summaries in scores.by_task.items() if name in summaries}
-        highest = [
-            task for task, by_name in tasks.items() if by_name[name].mean == max(s.mean for s in by_name.values())
-        ]
+        tasks = [task for task, summaries in scores.by_task.items() if name in summaries]
         behind = [task for task in tasks if name not in tops[task]]
-        count = len(tasks)
-        among = f"{count - len(behind)} of {count}"
-        rows.append((name, [Cell(f"{len(highest)} of {count}"), Cell(among), Cell(", ".join(behind) or DASH)]))
+        counts = (sum(scores.by_task[task][name].mean == peaks[task] for task in tasks), len(tasks) - len(behind))
+        cells = [Cell(f"{count} of {len(tasks)}") for count in counts]
+        rows.append((name, [*cells, Cell(", ".join(behind) or DASH)]))
     return Table(
         "Where each algorithm is among the best, and where behind",
         f"Means {where}. Among the best: the interval overlaps that of the highest mean (95%, stratified bootstrap).",

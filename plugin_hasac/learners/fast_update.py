@@ -146,7 +146,7 @@ class Turn(NamedTuple):
     Attributes:
         group, slot: the agent's group, and its place there.
         own: its part of the joint action.
-        continuous: whether it is one of real numbers, of which a new sample is never the old one.
+        space: of its actions.
         action: this part, ``(batch, encoded_dim)``.
         action_weight: rows of the critics' first layer that belong to it, ``(2, encoded_dim, hidden)``.
         log_prob, entropy, value: ``(batch,)``.
@@ -158,7 +158,7 @@ class Turn(NamedTuple):
     group: int
     slot: int
     own: slice
-    continuous: bool
+    space: ActionSpace
     action: Tensor
     action_weight: Tensor
     log_prob: Tensor
@@ -208,7 +208,7 @@ class FastUpdate:
             group=group,
             slot=slot,
             own=own,
-            continuous=not isinstance(self.task.agents[agent].action, Categorical),
+            space=self.task.agents[agent].action,
             action=self.joint[:, own],
             action_weight=self._action_weight(own),
             log_prob=self.log_probs[agent],
@@ -323,10 +323,10 @@ class FastUpdate:
 
     def _slope_of_loss(self, agent: int, output: Tensor, avail: Tensor, noise: Tensor) -> Tensor:
         """Gradient of the agent's loss with respect to its network's output ``(batch, out)``; notes the objective."""
-        turn, space = self.turns[agent], self.task.agents[agent].action
+        turn = self.turns[agent]
         scale, alpha, weight = self.hasac.value_norm.scale, self.alphas[agent], self.weight[agent]
-        if self.config.actor_gradient == "exact" and isinstance(space, Categorical):
-            q = self._own_action_values(turn.own, space)
+        if self.config.actor_gradient == "exact" and isinstance(turn.space, Categorical):
+            q = self._own_action_values(turn.own, turn.space)
             slope, value = self.exact_gradient[turn.group](output, avail, q, scale, alpha, weight)
             turn.value.copy_(value)
             return slope
@@ -339,7 +339,8 @@ class FastUpdate:
         change = action - turn.action
         turn.action.copy_(action)
         if self.joint_values is not None:
-            self.joint_values.move(change, turn.action_weight, everywhere=turn.continuous)
+            real = not isinstance(turn.space, Categorical)  # of real numbers, a new sample is never the old one
+            self.joint_values.move(change, turn.action_weight, everywhere=real)
         else:
             product(change.expand(2, -1, -1), turn.action_weight, self.first, add=True)
 

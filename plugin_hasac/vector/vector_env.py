@@ -166,12 +166,12 @@ class _Workers:
         n_workers: int,
         auto_reset: bool,
     ) -> None:
-        n_envs = len(make_envs)
+        n_envs, awake = len(make_envs), patience(n_workers)
         self.lines: list[Line] = []
         self.processes = []
         envs = cloudpickle.dumps((list(make_envs), list(seeds)))
         for share in np.array_split(np.arange(n_envs), n_workers):
-            line, remote = Line.between(context, patience(n_workers))
+            line, remote = Line.between(context, awake)
             process = context.Process(
                 target=_serve,
                 args=(remote, shared.blocks, task, n_envs, envs, [int(i) for i in share], auto_reset),
