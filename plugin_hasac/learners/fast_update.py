@@ -29,6 +29,9 @@ from plugin_hasac.modules.adam import Adam
 from plugin_hasac.modules.distributions import MaskedCategorical, distribution
 from plugin_hasac.modules.fusion import fused
 from plugin_hasac.modules.passes import MLPPass, deactivate, product
+from plugin_hasac.modules.stacked import StackedMLP
+from plugin_hasac.native.library import Library
+from plugin_hasac.native.passes import NativeJointValues, NativePass
 
 # -------------------------------------------------------------------- chains of small operations, free of side effects
 
@@ -175,23 +178,25 @@ class FastUpdate:
     Args:
         hasac: networks, optimisers and temperatures; changed in place.
         rows: batch size.
+        library: on a CPU, what computes the passes; PyTorch by default.
 
     Attributes:
         metrics: of the last update, in the order of :attr:`MetricMeans.names`.
     """
 
-    def __init__(self, hasac: Hasac, rows: int) -> None:
+    def __init__(self, hasac: Hasac, rows: int, library: Library | None = None) -> None:
         self.hasac, self.task, self.config, self.rows = hasac, hasac.task, hasac.config, rows
         self.device, n_agents = hasac.device, self.task.n_agents
-        self.actors = [MLPPass(net, len(group), rows) for group, net in zip(self.task.groups, hasac.policies.nets)]
-        self.critics = MLPPass(hasac.critic.net, 2, rows, shared_input=True)
+        self.library = library
+        self.actors = [self._pass(net, len(group)) for group, net in zip(self.task.groups, hasac.policies.nets)]
+        self.critics = self._pass(hasac.critic.net, 2, shared_input=True)
 
         def buffer(*shape: int) -> Tensor:
             return torch.empty(*shape, device=self.device)
 
         self.joint = buffer(rows, self.task.joint_action_dim)
         # The critics' first layer at the joint action. A GPU evaluates all behind it anew: it cannot wait for sizes.
-        self.joint_values = JointValues(hasac.critic.net, rows) if self.device.type == "cpu" else None
+        self.joint_values = self._joint_values(hasac.critic.net)
         self.first = self.joint_values.first if self.joint_values else buffer(2, rows, hasac.critic.net.sizes[1])
         self.value, self.entropy, self.log_probs = (buffer(n_agents, rows) for _ in range(3))
         self.names = MetricMeans(n_agents, self.device)
@@ -199,6 +204,16 @@ class FastUpdate:
         self.grad_norms = self.metrics[self.names.place("grad_norm")]
         self.turns = [self._turn(agent) for agent in range(n_agents)]
         self._fuse()
+
+    def _pass(self, net: StackedMLP, slots: int, *, shared_input: bool = False) -> MLPPass | NativePass:
+        if self.library is not None:
+            return NativePass(self.library, net, slots, self.rows, shared_input=shared_input)
+        return MLPPass(net, slots, self.rows, shared_input=shared_input)
+
+    def _joint_values(self, net: StackedMLP) -> JointValues | NativeJointValues | None:
+        if self.library is not None:
+            return NativeJointValues(self.library, net, self.rows)
+        return JointValues(net, self.rows) if self.device.type == "cpu" else None
 
     def _turn(self, agent: int) -> Turn:
         policies, own = self.hasac.policies, self.task.own_blocks[agent]
@@ -248,7 +263,7 @@ class FastUpdate:
     def update_critic(self, batch: TransitionBatch, noise: UpdateNoise) -> None:
         """Regress both soft critics to the soft n-step target."""
         hasac, norm = self.hasac, self.hasac.value_norm
-        joint, log_probs, _ = self._draw_all(batch.next_obs, batch.next_avail, noise.target)
+        joint, log_probs, _ = self._draw_all(batch.next_obs, batch.next_avail, noise.target, keep=False)
         q = self._evaluate_critics(batch.next_state, joint, target=True)
         alphas = hasac.temperatures.values()
         target = self.soft_target(q, log_probs, alphas, norm.scale, batch.returns, batch.bootstrap)
@@ -260,13 +275,15 @@ class FastUpdate:
         self.metrics[1] = hasac.clip(hasac.critic.net.grads)
         hasac.critic_optimizer.step()
 
-    def _draw_all(self, obs: Tensor, avail: Tensor, noise: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw_all(
+        self, obs: Tensor, avail: Tensor, noise: list[Tensor], *, keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Joint action ``(batch, joint_action_dim)``, log-probabilities and entropies ``(n_agents, batch)``."""
         drawn, self.avail = [], []
         for group, actors in enumerate(self.actors):
             own_obs, own_avail = self.hasac.policies.group_inputs(group, obs, avail)
             actors.observe(own_obs)
-            drawn.append(self.draw[group](actors.forward(), own_avail, noise[group]))
+            drawn.append(self.draw[group](actors.forward(keep=keep), own_avail, noise[group]))
             self.avail.append(own_avail)
         actions, log_probs, entropies = zip(*drawn)
         policies = self.hasac.policies
@@ -274,7 +291,8 @@ class FastUpdate:
 
     def _evaluate_critics(self, state: Tensor, joint: Tensor, *, target: bool = False) -> Tensor:
         self.critics.observe_together(state, joint)
-        return self.critics.forward(net=self.hasac.target_critic.net if target else None).squeeze(-1)
+        net = self.hasac.target_critic.net if target else None
+        return self.critics.forward(net=net, keep=not target).squeeze(-1)
 
     # ---------------------------------------------------------------- actors
 
@@ -284,7 +302,7 @@ class FastUpdate:
         self.batch, self.noise = batch, noise
         self.weight = hasac.alive_weight(batch.avail)
         self.alphas = hasac.temperatures.values()
-        joint, log_probs, entropy = self._draw_all(batch.obs, batch.avail, noise.joint)
+        joint, log_probs, entropy = self._draw_all(batch.obs, batch.avail, noise.joint, keep=True)
         self.joint.copy_(joint)
         self.log_probs.copy_(log_probs)
         self.entropy.copy_(entropy)
@@ -310,7 +328,7 @@ class FastUpdate:
         if shared and not resample:
             self._replace(turn, first)
         elif resample:
-            self._replace(turn, self.draw_again[group](actors.forward(slot), avail, noise))
+            self._replace(turn, self.draw_again[group](actors.forward(slot, keep=False), avail, noise))
 
     def finish(self) -> None:
         """The temperatures, the target networks, and the agents' metrics."""
@@ -377,8 +395,7 @@ class FastUpdate:
             others = product(self.joint[:, place].expand(2, -1, -1), -weight, self.first.clone(), add=True)
             if self.device.type == "cpu":  # choice by choice: what is being worked on stays in the cache
                 for choice in range(place.stop - place.start):
-                    pre = torch.add(others, weight[:, choice, None], out=self.critics.pre[0])
-                    parts.append(self.critics.forward_from(pre).clone())
+                    parts.append(self.critics.forward_shifted(others, weight[:, choice]).clone())
             else:
                 rows = (others[:, :, None] + weight[:, None]).flatten(1, 2)
                 parts.append(self.hasac.critic.head(rows).unflatten(1, (self.rows, -1)))

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from plugin_hasac import native
 from plugin_hasac.components.replay import StepReplay, TransitionBatch
 from plugin_hasac.learners.fast_update import FastUpdate
 from plugin_hasac.learners.hasac import Hasac, UpdateNoise
@@ -69,7 +70,7 @@ class FastUpdater(Updater):
 
     def __init__(self, hasac: Hasac, replay: StepReplay) -> None:
         super().__init__(hasac, replay)
-        self.update = FastUpdate(hasac, self.config.replay_batch_size)
+        self.update = FastUpdate(hasac, self.config.replay_batch_size, native.load())
 
     def step(self) -> None:
         """See :class:`Updater`."""

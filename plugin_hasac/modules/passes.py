@@ -224,8 +224,14 @@ class MLPPass:
         post[:, : first.shape[1]] = first
         post[:, first.shape[1] :] = second
 
-    def forward(self, slot: Slot = None, net: StackedMLP | None = None) -> Tensor:
-        """Evaluate one slot or all on what was observed; with another network's weights if given."""
+    def forward(self, slot: Slot = None, net: StackedMLP | None = None, *, keep: bool = True) -> Tensor:
+        """Evaluate one slot or all on what was observed; with another network's weights if given.
+
+        Args:
+            slot: all by default.
+            net: of the same sizes.
+            keep: a gradient of this will be wanted; here, what it needs is kept in any case.
+        """
         if slot is None and self._on_cpu:
             for each in range(self.slots):
                 self.forward(each, net)
@@ -259,6 +265,18 @@ class MLPPass:
             activate(self.activation, pre, layer.post)
             pre = self._affine(layer, layer.pre)
         return pre
+
+    def forward_shifted(self, pre: Tensor, shift: Tensor) -> Tensor:
+        """On a CPU, everything after the first linear layer, given ``pre + shift`` as its output.
+
+        Args:
+            pre: ``(slots, rows, hidden)``.
+            shift: the same for all rows, ``(slots, hidden)``.
+
+        Returns:
+            ``(slots, rows, out)``.
+        """
+        return self.forward_from(torch.add(pre, shift[:, None], out=self.pre[0]))
 
     def backward(self, slope: Tensor, slot: Slot = None) -> None:
         """Write the gradient of every weight into the network's ``grads``, given that of the output."""
