@@ -11,6 +11,7 @@ from conftest import blank
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from plugin_hasac import native
 from plugin_hasac.components.action_spaces import Box, Categorical
 from plugin_hasac.components.replay import StepReplay, TransitionBatch
 from plugin_hasac.components.task import AgentSpec, Task
@@ -18,6 +19,7 @@ from plugin_hasac.config import HasacConfig
 from plugin_hasac.learners.fast_update import FastUpdate
 from plugin_hasac.learners.hasac import Hasac
 from plugin_hasac.learners.updaters import FastUpdater, GraphUpdater, ReferenceUpdater, make_updater, products_on_cpu
+from plugin_hasac.native.library import Library
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 ROWS = 48
@@ -71,11 +73,13 @@ def tensors(hasac: Hasac) -> list[torch.Tensor]:
     return [*changed, *(net.flat for net in hasac.policies.nets)]
 
 
-def largest_difference(values: dict[str, Any], task: Task, device: torch.device) -> float:
+def largest_difference(
+    values: dict[str, Any], task: Task, device: torch.device, library: Library | None = None
+) -> float:
     """Of all weights and metrics after three updates of both implementations."""
     config = HasacConfig.from_mapping(values | {"lr": 1e-2, "critic_lr": 1e-2, "huber_delta": 0.7})
     reference, other = (Hasac(task, config, device, seed=0) for _ in range(2))
-    fast, generator = FastUpdate(other, ROWS), torch.Generator().manual_seed(1)
+    fast, generator = FastUpdate(other, ROWS, library), torch.Generator().manual_seed(1)
     for _ in range(3):
         batch, noise = random_batch(task, generator, device), reference.draw_noise(ROWS)
         order = reference.draw_order()
@@ -89,6 +93,7 @@ def largest_difference(values: dict[str, Any], task: Task, device: torch.device)
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @settings(
     deadline=None,
     max_examples=80,
@@ -120,8 +125,8 @@ pytestmark = pytest.mark.usefixtures("double_precision")
         }
     ),
 )
-def test_equals_the_reference_for_every_space_and_option(task: str, values: dict[str, Any]) -> None:
-    assert largest_difference(values, TASKS[task], torch.device("cpu")) < 1e-10
+def test_equals_the_reference_for_every_space_and_option(task: str, values: dict[str, Any], compiled: bool) -> None:
+    assert largest_difference(values, TASKS[task], torch.device("cpu"), native.load() if compiled else None) < 1e-10
 
 
 @CUDA

@@ -30,6 +30,7 @@ from plugin_hasac.modules.distributions import MaskedCategorical, distribution
 from plugin_hasac.modules.fusion import fused
 from plugin_hasac.modules.passes import MLPPass, deactivate, product
 from plugin_hasac.modules.stacked import StackedMLP
+from plugin_hasac.native.heads import head
 from plugin_hasac.native.library import Library
 from plugin_hasac.native.passes import NativeJointValues, NativePass
 
@@ -240,8 +241,14 @@ class FastUpdate:
         def of_groups(function: Callable[..., Any]) -> list[Callable[..., Any]]:
             return [fused(partial(function, space), self.device) for space in spaces]
 
-        self.draw, self.draw_again = of_groups(draw), of_groups(draw_again)
-        self.exact_gradient, self.sampled_gradient = of_groups(exact_gradient), of_groups(sampled_gradient)
+        if self.library is None:
+            self.draw, self.draw_again = of_groups(draw), of_groups(draw_again)
+            self.exact_gradient, self.sampled_gradient = of_groups(exact_gradient), of_groups(sampled_gradient)
+        else:
+            heads = [head(self.library, space) for space in spaces]
+            self.draw, self.draw_again = [each.draw for each in heads], [each.draw_again for each in heads]
+            self.sampled_gradient = [each.sampled_gradient for each in heads]
+            self.exact_gradient = [each.exact_gradient for each in heads]
         self.soft_target = fused(soft_target, self.device)
         delta = self.config.huber_delta if self.config.use_huber_loss else None
         self.regression = fused(partial(regression, delta), self.device)
@@ -272,8 +279,7 @@ class FastUpdate:
         slope, metrics = self.regression(q, target, norm.scale)
         self.critics.backward(slope)
         self.metrics[0:3:2] = metrics
-        self.metrics[1] = hasac.clip(hasac.critic.net.grads)
-        hasac.critic_optimizer.step()
+        self._step(hasac.critic_optimizer, hasac.critic.net.grads, self.metrics[1])
 
     def _draw_all(
         self, obs: Tensor, avail: Tensor, noise: list[Tensor], *, keep: bool
@@ -323,8 +329,7 @@ class FastUpdate:
             turn.log_prob.copy_(log_prob)
             turn.entropy.copy_(entropy)
         actors.backward(self._slope_of_loss(agent, actors.output[slot], avail, noise), slot)
-        turn.grad_norm.copy_(self.hasac.clip(turn.grads))
-        turn.optimizer.step()
+        self._step(turn.optimizer, turn.grads, turn.grad_norm)
         if shared and not resample:
             self._replace(turn, first)
         elif resample:
@@ -367,6 +372,14 @@ class FastUpdate:
         start = self.task.state_dim
         return self.hasac.critic.net.stacks[0][:, start + place.start : start + place.stop]
 
+    def _step(self, optimizer: Adam, grads: Tensor, norm: Tensor) -> None:
+        """One step with clipped gradients; notes what their norm was."""
+        if self.library is None:
+            norm.copy_(self.hasac.clip(grads))
+            optimizer.step()
+        else:
+            norm.fill_(optimizer.clipped_step(self.library, self.config.grad_norm_clip))
+
     # ---------------------------------------------------------------- what the critics tell an actor
 
     def _smaller_critic(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -392,6 +405,8 @@ class FastUpdate:
         for factor in space.factors():
             place = slice(own.start + factor.start, own.start + factor.stop)
             weight = self._action_weight(place)
+            if isinstance(self.joint_values, NativeJointValues):
+                self.joint_values.settle()
             others = product(self.joint[:, place].expand(2, -1, -1), -weight, self.first.clone(), add=True)
             if self.device.type == "cpu":  # choice by choice: what is being worked on stays in the cache
                 for choice in range(place.stop - place.start):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from plugin_hasac.native.library import Library
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 # The kernel gives one block of a GPU to each 64k numbers of a tensor; smaller tensors use more of the GPU.
@@ -57,6 +61,19 @@ class Adam:
             eps=EPSILON,
             amsgrad=False,
             maximize=False,
+        )
+
+    @torch.no_grad()
+    def clipped_step(self, library: Library, most: float | None) -> float:
+        """One step of all weights on a CPU, after scaling the gradients to a norm of at most ``most``; what it was."""
+        self._steps += 1
+        vectors = self._weights[0], self._grads[0], self._firsts[0], self._seconds[0]
+        return library.adam(
+            *(vector.data_ptr() for vector in vectors),
+            vectors[0].numel(),
+            math.inf if most is None else most,
+            *(self.lr, *BETAS, EPSILON, self._steps.item()),
+            torch.get_num_threads(),
         )
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -352,8 +352,8 @@ class Operands {
         items_.push_back({w, ld, depth, width, transposed, kind_of(depth, width, half_), nullptr});
         size_ += ceil_div(items_.back().panels() * items_.back().panel_size(), 16) * 16;
     }
-    void allocate() {
-        Real* next = weights_scratch.get(size_);
+    int64_t size() const { return size_; }
+    void place(Real* next) {
         for (Operand& item : items_) {
             item.packed = next;
             next += ceil_div(item.panels() * item.panel_size(), 16) * 16;
@@ -661,7 +661,7 @@ void hasac_forward(
         const Layer& layer = net.layers[k];
         weights.add(layer.weight, layer.out, false, layer.in, layer.out);
     }
-    weights.allocate();
+    weights.place(weights_scratch.get(weights.size()));
 #pragma omp parallel num_threads(threads)
     {
         const MatrixUnits units(half);
@@ -724,7 +724,7 @@ void hasac_backward(
         if (k) weights.add(layer.weight, layer.out, true, layer.out, layer.in);
         size += ceil_div((layer.in + 1) * layer.out, 16) * 16;
     }
-    weights.allocate();
+    weights.place(weights_scratch.get(weights.size()));
     Real* all_sums = sums_scratch.get(threads * size);
     const Layer& bottom = net.layers[0];
     const Real* input = net.scale ? net.normalized : x;
@@ -790,32 +790,59 @@ void hasac_backward(
     }
 }
 
+}  // extern "C"
+
+namespace {
+
+// For each of two networks with one output: its hidden layers forwards and the last one, then the hidden ones backwards.
+Operands twin_operands(const Network* const* nets, bool half) {
+    Operands weights(half);
+    for (int twin = 0; twin < 2; ++twin) {
+        const Layer* layers = nets[twin]->layers;
+        const int64_t hidden = nets[twin]->count - 1;
+        for (int64_t k = 1; k <= hidden; ++k) weights.add(layers[k].weight, layers[k].out, false, layers[k].in, layers[k].out);
+        for (int64_t k = 1; k < hidden; ++k) weights.add(layers[k].weight, layers[k].out, true, layers[k].out, layers[k].in);
+    }
+    return weights;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Numbers that hasac_smaller keeps of two networks' weights.
+int64_t hasac_packed_size(const Network* first, const Network* second) {
+    const Network* nets[2] = {first, second};
+    return std::max(twin_operands(nets, false).size(), twin_operands(nets, true).size());
+}
+
+// A change of the input of two networks' first layers: x (rows, size) times weights (size, hidden) of each.
+struct Change {
+    const Real *x, *weights[2];
+    int64_t size, weight_ld;
+};
+
 // The smaller of two networks of the same sizes with one output, given what their first layers give (before the
 // activation): min (…), whether it is the first's (…), and its slope in what the first layer gives (…, hidden), in rows
-// index[0..count) of all of them.
+// index[0..count) of all of them. If `change` is not null, what the first layers give is first changed.
+// `packed` holds the weights between calls; with `renew` they have changed.
 void hasac_smaller(
-    const Network* first, const Network* second, const Real* first_pre, const Real* second_pre, const int64_t* index,
-    int64_t count, Real* smaller, uint8_t* of_first, Real* slope, int half, int threads
+    const Network* first, const Network* second, Real* first_pre, Real* second_pre, const Change* change,
+    const int64_t* index, int64_t count, Real* packed, int renew, Real* smaller, uint8_t* of_first, Real* slope, int half,
+    int threads
 ) {
     const Network* nets[2] = {first, second};
-    const Real* pres[2] = {first_pre, second_pre};
+    Real* pres[2] = {first_pre, second_pre};
     const int64_t hidden = first->count - 1;  // layers
     const Layer* shape = first->layers;
-    const int64_t width = shape[0].out, room = BLOCK_ROWS * widest(*first);
+    const int64_t width = shape[0].out, room = BLOCK_ROWS * widest(*first), of_each = 2 * hidden - 1;
     const bool needs_pre = first->activation == SILU;
-    Operands weights(half);  // of each network: forwards, then backwards
-    for (const Network* net : nets) {
-        for (int64_t k = 1; k <= hidden; ++k)
-            weights.add(net->layers[k].weight, shape[k].out, false, shape[k].in, shape[k].out);
-        for (int64_t k = 1; k < hidden; ++k)
-            weights.add(net->layers[k].weight, shape[k].out, true, shape[k].out, shape[k].in);
-    }
-    weights.allocate();
-    const int64_t of_each = 2 * hidden - 1;
+    Operands weights = twin_operands(nets, half);
+    weights.place(packed);
 #pragma omp parallel num_threads(threads)
     {
         const MatrixUnits units(half);
-        weights.pack_together();
+        if (renew) weights.pack_together();
         Real* memory = block_scratch.get((4 * hidden + 2) * room);
         const auto post = [=](int twin, int64_t k) { return memory + (twin * hidden + k) * room; };
         const auto pre = [=](int twin, int64_t k) { return memory + ((2 + twin) * hidden + k) * room; };
@@ -827,7 +854,12 @@ void hasac_smaller(
             for (int twin = 0; twin < 2; ++twin) {
                 with_activation(first->activation, [&]<int ACTIVATION>() {
                     for (int64_t i = 0; i < rows; ++i) {
-                        const Real* from = pres[twin] + row_of(index, block + i) * width;
+                        Real* from = pres[twin] + row_of(index, block + i) * width;
+                        for (int64_t c = 0; change && c < change->size; ++c) {
+                            const Real *weight = change->weights[twin] + c * change->weight_ld;
+                            const Real factor = change->x[row_of(index, block + i) * change->size + c];
+                            each(width, [=](int64_t h) { from[h] += factor * weight[h]; });
+                        }
                         if (needs_pre) std::copy(from, from + width, pre(twin, 0) + i * width);
                         activate<ACTIVATION>(from, post(twin, 0) + i * width, width);
                     }
@@ -905,7 +937,7 @@ void hasac_product(
 ) {
     Operands weights(half);
     weights.add(w, w_ld, false, depth, width);
-    weights.allocate();
+    weights.place(weights_scratch.get(weights.size()));
 #pragma omp parallel num_threads(threads)
     {
         const MatrixUnits units(half);
@@ -918,6 +950,187 @@ void hasac_product(
             f.bias = bias;
             f.add = !bias;
             multiply_block(x + block * x_ld, x_ld, count, weights[0], f);
+        }
+    }
+}
+
+// ---- policies: samples, and gradients of the loss for a network's output, see modules/distributions.py
+
+// Box: action (rows, size), log_prob (rows) or null, from output (rows, 2 * size).
+void hasac_gaussian_draw(
+    const Real* output, const Real* noise, int64_t rows, int64_t size, double low, double high, double log_scale,
+    Real* action, Real* log_prob, int threads
+) {
+    const Real constant = 0.5 * std::log(2 * M_PI), log_two = std::log(2.0);
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < rows; ++i) {
+        const Real *mean = output + 2 * i * size, *unclamped = mean + size, *own = noise + i * size;
+        Real* to = action + i * size;
+        Real sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t c = 0; c < size; ++c) {
+            const Real log_std = std::min(std::max(unclamped[c], Real(low)), Real(high));
+            const Real u = mean[c] + std::exp(log_std) * own[c];
+            to[c] = std::tanh(u);
+            // softplus(-2 u) without overflow
+            const Real softplus = std::max(-2 * u, Real(0)) + std::log1p(std::exp(-std::abs(2 * u)));
+            sum += Real(-0.5) * own[c] * own[c] - log_std - constant - 2 * (log_two - u - softplus);
+        }
+        if (log_prob) log_prob[i] = sum - Real(log_scale);
+    }
+}
+
+// out (rows, 2 * size); std: of the value normalisation.
+void hasac_gaussian_slope(
+    const Real* output, const Real* noise, const Real* action, int64_t action_ld, const Real* slope, int64_t rows,
+    int64_t size, double low, double high, const Real* std, const Real* alpha, const Real* weight, Real* out, int threads
+) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t i = 0; i < rows; ++i) {
+        const Real *unclamped = output + (2 * i + 1) * size, *own = noise + i * size, *a = action + i * action_ld;
+        Real *to = out + 2 * i * size;
+        each(size, [=](int64_t c) {
+            const bool inside = unclamped[c] >= Real(low) && unclamped[c] <= Real(high);
+            const Real log_std = std::min(std::max(unclamped[c], Real(low)), Real(high));
+            const Real through_u = slope[i * size + c] * *std * (1 - a[c] * a[c]) - 2 * *alpha * a[c];
+            to[c] = -weight[i] * through_u;
+            to[size + c] = inside ? -weight[i] * (through_u * std::exp(log_std) * own[c] + *alpha) : 0;
+        });
+    }
+}
+
+// Independent choices of one action: `sizes` of each.
+struct Choices {
+    int64_t count;
+    const int64_t* sizes;
+};
+
+}  // extern "C"
+
+namespace {
+
+constexpr Real UNAVAILABLE = -1e9;
+
+// Log-probabilities of one choice among `size`.
+inline void log_softmax(const Real* logits, const uint8_t* avail, int64_t size, Real* out) {
+    Real most = avail[0] ? logits[0] : UNAVAILABLE, sum = 0;
+    for (int64_t c = 0; c < size; ++c) {
+        out[c] = avail[c] ? logits[c] : UNAVAILABLE;
+        most = std::max(most, out[c]);
+    }
+#pragma omp simd reduction(+ : sum)
+    for (int64_t c = 0; c < size; ++c) sum += std::exp(out[c] - most);
+    const Real log_sum = most + std::log(sum);
+    each(size, [=](int64_t c) { out[c] -= log_sum; });
+}
+
+// out = gain - probs * sum(gain): the gradient of sum(probs * value) for the logits, given gain = probs * value.
+inline void through_softmax(const Real* gain, const Real* probs, int64_t size, Real* out) {
+    Real sum = 0;
+    for (int64_t c = 0; c < size; ++c) sum += gain[c];
+    each(size, [=](int64_t c) { out[c] = gain[c] - probs[c] * sum; });
+}
+
+int64_t total(const Choices& choices) {
+    int64_t sum = 0;
+    for (int64_t f = 0; f < choices.count; ++f) sum += choices.sizes[f];
+    return sum;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Discrete: a one-hot action (rows, n), and if they are not null log_prob and entropy (rows), from logits, mask and noise
+// (rows, n) each.
+void hasac_categorical_draw(
+    const Choices* choices, const Real* logits, const uint8_t* avail, const Real* noise, int64_t rows, Real* action,
+    Real* log_prob, Real* entropy, int threads
+) {
+    const int64_t width = total(*choices);
+#pragma omp parallel num_threads(threads)
+    {
+        Real* log_probs = strip_scratch.get(width);
+        const Range range = share(rows);
+        for (int64_t i = range.first; i < range.last; ++i) {
+            Real sum = 0, mean = 0;
+            int64_t at = i * width;
+            for (int64_t f = 0; f < choices->count; at += choices->sizes[f++]) {
+                const int64_t size = choices->sizes[f];
+                log_softmax(logits + at, avail + at, size, log_probs);
+                int64_t best = 0;
+                for (int64_t c = 1; c < size; ++c)
+                    if (log_probs[c] + noise[at + c] > log_probs[best] + noise[at + best]) best = c;
+                for (int64_t c = 0; c < size; ++c) action[at + c] = c == best;
+                sum += log_probs[best];
+                if (!entropy) continue;
+#pragma omp simd reduction(+ : mean)
+                for (int64_t c = 0; c < size; ++c) mean += std::exp(log_probs[c]) * log_probs[c];
+            }
+            if (log_prob) log_prob[i] = sum;
+            if (entropy) entropy[i] = -mean;
+        }
+    }
+}
+
+// The straight-through gradient out (rows, n); slope (rows, n) of the normalised Q; std: of the value normalisation.
+void hasac_categorical_slope(
+    const Choices* choices, const Real* logits, const uint8_t* avail, const Real* noise, const Real* action,
+    int64_t action_ld, const Real* slope, int64_t rows, const Real* std, const Real* alpha, const Real* weight, Real* out,
+    int threads
+) {
+    const int64_t width = total(*choices);
+    const std::vector<uint8_t> everything(width, 1);
+#pragma omp parallel num_threads(threads)
+    {
+        Real *log_probs = strip_scratch.get(3 * width), *soft = log_probs + width, *gain = soft + width;
+        const Range range = share(rows);
+        for (int64_t i = range.first; i < range.last; ++i) {
+            int64_t at = i * width;
+            const Real* chosen = action + i * action_ld;
+            for (int64_t f = 0; f < choices->count; at += choices->sizes[f], chosen += choices->sizes[f++]) {
+                const int64_t size = choices->sizes[f];
+                log_softmax(logits + at, avail + at, size, log_probs);
+                each(size, [=](int64_t c) { gain[c] = log_probs[c] + noise[at + c]; });
+                log_softmax(gain, everything.data(), size, soft);
+                each(size, [=](int64_t c) { soft[c] = std::exp(soft[c]); });
+                each(size, [=](int64_t c) { gain[c] = soft[c] * (slope[at + c] * *std - *alpha * log_probs[c]); });
+                through_softmax(gain, soft, size, out + at);
+                each(size, [=](int64_t c) {
+                    out[at + c] = -weight[i] * (out[at + c] - *alpha * (chosen[c] - std::exp(log_probs[c])));
+                });
+            }
+        }
+    }
+}
+
+// The exact gradient out (rows, n) and the objective (rows), from the twins' normalised q (2, rows, n); scale: standard
+// deviation and mean of the value normalisation.
+void hasac_categorical_exact(
+    const Choices* choices, const Real* logits, const uint8_t* avail, const Real* q, int64_t rows, const Real* scale,
+    const Real* alpha, const Real* weight, Real* out, Real* objective, int threads
+) {
+    const int64_t width = total(*choices);
+#pragma omp parallel num_threads(threads)
+    {
+        Real *log_probs = strip_scratch.get(3 * width), *probs = log_probs + width, *gain = probs + width;
+        const Range range = share(rows);
+        for (int64_t i = range.first; i < range.last; ++i) {
+            int64_t at = i * width;
+            Real sum = 0;
+            for (int64_t f = 0; f < choices->count; at += choices->sizes[f++]) {
+                const int64_t size = choices->sizes[f];
+                log_softmax(logits + at, avail + at, size, log_probs);
+                each(size, [=](int64_t c) {
+                    const Real value = std::min(q[at + c], q[rows * width + at + c]) * scale[0] + scale[1];
+                    probs[c] = std::exp(log_probs[c]);
+                    gain[c] = probs[c] * (value - *alpha * log_probs[c]);
+                });
+                for (int64_t c = 0; c < size; ++c) sum += gain[c];
+                through_softmax(gain, probs, size, out + at);
+                each(size, [=](int64_t c) { out[at + c] *= -weight[i]; });
+            }
+            objective[i] = sum;
         }
     }
 }

@@ -43,6 +43,18 @@ class Network(ctypes.Structure):
     )
 
 
+class Change(ctypes.Structure):
+    """``struct Change`` of ``kernels.cpp``."""
+
+    _fields_ = (("x", c_void_p), ("weights", c_void_p * 2), ("size", c_int64), ("weight_ld", c_int64))
+
+
+class Choices(ctypes.Structure):
+    """``struct Choices`` of ``kernels.cpp``."""
+
+    _fields_ = (("count", c_int64), ("sizes", POINTER(c_int64)))
+
+
 class Library:
     """``kernels.cpp``, compiled for numbers of one type.
 
@@ -60,21 +72,36 @@ class Library:
         if dtype not in (torch.float32, torch.float64):
             raise BuildError(f"no kernels for {dtype}")
         lib = library(*(["DOUBLE"] if dtype == torch.float64 else []))
-        pointer, size, network = c_void_p, c_int64, POINTER(Network)
+        pointer, size, network, choices = c_void_p, c_int64, POINTER(Network), POINTER(Choices)
         arguments = {
             "forward": [network, pointer, size, pointer, size, pointer, size, c_int, c_int, c_int],
             "backward": [network, pointer, size, pointer, size, size, c_int, c_int],
-            "smaller": [network, network, *[pointer] * 3, size, *[pointer] * 3, c_int, c_int],
+            "packed_size": [network, network],
+            "smaller": [
+                *[network, network, pointer, pointer, POINTER(Change), pointer, size, pointer, c_int],
+                *[pointer, pointer, pointer, c_int, c_int],
+            ],
             "slope_in": [*[pointer] * 4, size, pointer, size, size, size, c_int],
             "product": [pointer, size, pointer, size, pointer, pointer, size, pointer, size, size, size, c_int, c_int],
+            "gaussian_draw": [*[pointer] * 2, size, size, *[c_double] * 3, *[pointer] * 2, c_int],
+            "gaussian_slope": [
+                *[*[pointer] * 3, size, pointer, size, size, c_double, c_double],
+                *[*[pointer] * 4, c_int],
+            ],
+            "categorical_draw": [choices, *[pointer] * 3, size, *[pointer] * 3, c_int],
+            "categorical_slope": [choices, *[pointer] * 4, size, pointer, size, *[pointer] * 4, c_int],
+            "categorical_exact": [choices, *[pointer] * 3, size, *[pointer] * 5, c_int],
             "adam": [*[pointer] * 4, size, *[c_double] * 6, c_int],
         }
         for name, types in arguments.items():
             function = getattr(lib, f"hasac_{name}")
             function.argtypes, function.restype = types, None
-        lib.hasac_adam.restype = c_double
-        self.forward, self.backward, self.smaller = lib.hasac_forward, lib.hasac_backward, lib.hasac_smaller
-        self.slope_in, self.adam, self._product = lib.hasac_slope_in, lib.hasac_adam, lib.hasac_product
+        lib.hasac_adam.restype, lib.hasac_packed_size.restype = c_double, c_int64
+        self.forward, self.backward, self._product = lib.hasac_forward, lib.hasac_backward, lib.hasac_product
+        self.smaller, self.packed_size, self.slope_in = lib.hasac_smaller, lib.hasac_packed_size, lib.hasac_slope_in
+        self.gaussian_draw, self.gaussian_slope = lib.hasac_gaussian_draw, lib.hasac_gaussian_slope
+        self.categorical_draw, self.categorical_slope = lib.hasac_categorical_draw, lib.hasac_categorical_slope
+        self.categorical_exact, self.adam = lib.hasac_categorical_exact, lib.hasac_adam
         self.bfloat16 = bool(lib.hasac_bfloat16())
         self._check(dtype)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ctypes import byref
+from collections.abc import Sequence
+from ctypes import byref, c_void_p
 
 import torch
 from torch import Tensor
 
 from plugin_hasac.modules.stacked import StackedMLP
-from plugin_hasac.native.library import ACTIVATIONS, Layer, Library, Network, address
+from plugin_hasac.native.library import ACTIVATIONS, Change, Layer, Library, Network, address
 
 FEW = 0.5  # of the rows: if more have moved, all are evaluated
 
@@ -143,31 +144,45 @@ class NativeJointValues:
         self._of_first_twin = torch.empty(rows, dtype=torch.bool)
         self._slope = torch.empty(rows, hidden)
         self._stale, self._all_stale = torch.zeros(rows, dtype=torch.bool), True
-        nothing = [None] * (len(net.sizes) - 1)
+        nothing: list[Tensor | None] = [None] * (len(net.sizes) - 1)
         self._twins = [network(net, twin, nothing, nothing, None) for twin in range(2)]
+        self._packed = torch.empty(library.packed_size(*map(byref, self._twins)))
+        self._packed_as: bool | None = None  # in bfloat16, in full, or not yet
+        self._pending: tuple[Tensor, Tensor] | None = None  # a move of all rows that is still to be made
 
     def restart(self) -> None:
-        """All rows of ``first`` are new."""
-        self._all_stale = True
+        """All rows of ``first`` are new, and so are the critics' weights."""
+        self._all_stale, self._packed_as, self._pending = True, None, None
 
     def move(self, change: Tensor, weight: Tensor, *, everywhere: bool) -> None:
-        """Add ``change @ weight`` to ``first``.
+        """Add ``change @ weight`` to ``first``; if it is everywhere, only when it is needed (see :meth:`settle`).
 
         Args:
             change: of a part of the joint action, ``(rows, size)``.
             weight: of this part, ``(2, size, hidden)``.
             everywhere: no row is expected to stay what it was.
         """
+        self.settle()
         rows = None
-        if not everywhere:
-            moved = (change != 0).any(1)
-            some = moved.nonzero().squeeze(1)
-            if some.numel() <= FEW * self.rows:
-                self._stale.logical_or_(moved)
-                rows, change = some, change.index_select(0, some)
+        if everywhere:
+            self._pending, self._all_stale = (change, weight), True
+            return
+        moved = (change != 0).any(1)
+        some = moved.nonzero().squeeze(1)
+        if some.numel() <= FEW * self.rows:
+            self._stale.logical_or_(moved)
+            rows, change = some, change.index_select(0, some)
         self._all_stale |= rows is None
         for first, own in zip(self._firsts, weight.unbind()):
             self.library.product(change, own, first, rows=rows)
+
+    def settle(self) -> None:
+        """Make moves that are still to be made: now ``first`` is right."""
+        if self._pending is not None:
+            change, weight = self._pending
+            for first, own in zip(self._firsts, weight.unbind()):
+                self.library.product(change, own, first)
+            self._pending = None
 
     def slope_in(self, weight: Tensor) -> Tensor:
         """Slope of ``q`` in the part of the joint action with this ``weight``, ``(rows, size)``; renews ``q``."""
@@ -201,23 +216,36 @@ class NativeJointValues:
 
     def _evaluate(self, rows: Tensor | None) -> None:
         """Make ``q``, which twin it is of, and its slope anew in some rows, or in all."""
+        half, move = self.library.half, None
+        if self._pending is not None:  # then all rows are stale
+            change, weight = self._pending
+            parts = (c_void_p * 2)(weight[0].data_ptr(), weight[1].data_ptr())
+            move = byref(Change(change.data_ptr(), parts, change.shape[1], weight.stride(1)))
         self.library.smaller(
             byref(self._twins[0]),
             byref(self._twins[1]),
             self._firsts[0].data_ptr(),
             self._firsts[1].data_ptr(),
+            move,
             address(rows),
             self.rows if rows is None else rows.numel(),
+            self._packed.data_ptr(),
+            self._packed_as is not half,
             self.q.data_ptr(),
             self._of_first_twin.data_ptr(),
             self._slope.data_ptr(),
-            self.library.half,
+            half,
             torch.get_num_threads(),
         )
+        self._packed_as, self._pending = half, None
 
 
 def network(
-    net: StackedMLP, member: int, posts: list[Tensor | None], pres: list[Tensor | None], normalized: Tensor | None
+    net: StackedMLP,
+    member: int,
+    posts: Sequence[Tensor | None],
+    pres: Sequence[Tensor | None],
+    normalized: Tensor | None,
 ) -> Network:
     """A member's weights and buffers for the library. None of them may move while it is used.
 
