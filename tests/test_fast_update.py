@@ -192,16 +192,23 @@ def test_every_path_says_what_it_is() -> None:
     slow = make_updater(Hasac(task, HasacConfig(fast_update=False), cpu, 0), replay)
     assert isinstance(fast, FastUpdater)
     assert "by hand on the CPU" in fast.description
+    assert ("passes compiled" in fast.description) == (native.load() is not None)
     assert isinstance(slow, ReferenceUpdater)
     assert "reference" in slow.description
 
 
 @pytest.mark.parametrize("amx", [True, False])
 @pytest.mark.parametrize("bfloat16", [True, False])
-def test_what_multiplies_on_a_cpu_is_said(monkeypatch: pytest.MonkeyPatch, amx: bool, bfloat16: bool) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_multiplies_on_a_cpu_is_said(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, bfloat16: bool, compiled: bool
+) -> None:
+    library = type("Library", (), {"bfloat16": amx}) if compiled else None
+    monkeypatch.setattr(native, "load", lambda: library)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
-    assert products_on_cpu("medium").startswith("bfloat16" if amx or bfloat16 else "float32")
+    expected = "bfloat16" if amx or (bfloat16 and not compiled) else "float32"  # PyTorch also uses vector units
+    assert products_on_cpu("medium").startswith(expected)
     assert products_on_cpu("highest") == "float32 products"
     assert products_on_cpu("high").startswith("float32")
 

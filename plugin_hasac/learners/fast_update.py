@@ -391,6 +391,7 @@ class FastUpdate:
         if self.joint_values is not None:
             slope = self.joint_values.slope_in(weight)
             return self.hasac.value_norm.denormalize(self.joint_values.q), slope
+        assert isinstance(self.critics, MLPPass)
         layers = self.critics.layers()
         pre = self.critics.forward_from(self.first, skip=1)
         q, slope = self.smaller_twin(pre, layers[-1].extended, self.hasac.value_norm.scale)

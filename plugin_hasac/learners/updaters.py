@@ -70,7 +70,8 @@ class FastUpdater(Updater):
 
     def __init__(self, hasac: Hasac, replay: StepReplay) -> None:
         super().__init__(hasac, replay)
-        self.update = FastUpdate(hasac, self.config.replay_batch_size, native.load())
+        library = native.load() if hasac.device.type == "cpu" else None
+        self.update = FastUpdate(hasac, self.config.replay_batch_size, library)
 
     def step(self) -> None:
         """See :class:`Updater`."""
@@ -179,8 +180,9 @@ def make_updater(hasac: Hasac, replay: StepReplay) -> Updater:
         updater.description = f"CUDA graphs on {torch.cuda.get_device_name(hasac.device)}, replay {where}"
     else:
         updater = FastUpdater(hasac, replay)
-        products = products_on_cpu(hasac.config.matmul_precision)
-        updater.description = f"gradients by hand on the CPU, {torch.get_num_threads()} threads, {products}"
+        products, threads = products_on_cpu(hasac.config.matmul_precision), torch.get_num_threads()
+        passes = "compiled" if native.load() else f"PyTorch's, which are slower: {native.problem()}"
+        updater.description = f"gradients by hand on the CPU, {threads} threads, {products}, passes {passes}"
     return updater
 
 
@@ -190,6 +192,9 @@ def products_on_cpu(precision: str) -> str:
         return "float32 products"
     if precision == "high":
         return "float32 products ('high' concerns GPUs; a CPU knows 'medium')"
-    if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported():
+    library = native.load()
+    if library is not None and library.bfloat16:
         return "bfloat16 products"
-    return "float32 products (this processor has no bfloat16 units for 'medium')"
+    if library is None and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+        return "bfloat16 products"
+    return "float32 products (this processor has no bfloat16 matrix units for 'medium')"
