@@ -5,17 +5,21 @@
 Prints medians and the middle half of the repeats in milliseconds. Machines drift: only ratios measured in one run
 compare two implementations, and two commits are compared by their ratios to the reference. With ``--official`` the
 official update (a checkout of PKU-MARL/HARL, see harl_runner.py) is measured in the same turns, in its own float32.
-On a CPU, what is spent in matrix products is told apart (ours / the official's).
+Each has a process of its own, as in a training: automatic differentiation leaves threads behind that slow down what
+follows in the same process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ from plugin_hasac.components.replay import StepData, StepReplay
 from plugin_hasac.components.task import AgentSpec, Task
 from plugin_hasac.config import HasacConfig
 from plugin_hasac.learners.hasac import Hasac
-from plugin_hasac.learners.updaters import ReferenceUpdater, Updater, make_updater
+from plugin_hasac.learners.updaters import ReferenceUpdater, make_updater
 
 SHAPES = {
     "a": ("MPE simple spread", Task.discrete(3, 18, 54, 5, 25)),
@@ -62,38 +66,14 @@ def filled_replay(task: Task, device: torch.device, n_envs: int = 20, n_steps: i
     return replay
 
 
-def milliseconds(updater: Updater, count: int) -> float:
+def milliseconds(step: Callable[[], Any], device: torch.device, count: int) -> float:
     """Mean wall time of ``count`` updates in a row."""
     started = time.perf_counter()
     for _ in range(count):
-        updater.step()
-    if updater.hasac.device.type == "cuda":
+        step()
+    if device.type == "cuda":
         torch.cuda.synchronize()
     return 1e3 * (time.perf_counter() - started) / count
-
-
-def official_milliseconds(runner: Any, precision: str, count: int) -> float:
-    """The same for the official code, in float32 whatever ours runs in."""
-    torch.set_float32_matmul_precision("highest")
-    started = time.perf_counter()
-    for _ in range(count):
-        runner.train()
-    if runner.device.type == "cuda":
-        torch.cuda.synchronize()
-    torch.set_float32_matmul_precision(precision)
-    return 1e3 * (time.perf_counter() - started) / count
-
-
-PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::mv", "aten::addmv_"}
-
-
-def products_milliseconds(update: Callable[[], Any], count: int = 3) -> float:
-    """What ``update`` spends in matrix products on a CPU: less than that no bookkeeping around them can save."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        for _ in range(count):
-            update()
-    microseconds = sum(event.self_cpu_time_total for event in profile.key_averages() if event.key in PRODUCTS)
-    return 1e-3 * microseconds / count
 
 
 def random_env(task: Task, seed: int) -> RandomEnv:
@@ -111,54 +91,83 @@ def random_env(task: Task, seed: int) -> RandomEnv:
     return RandomEnv([flat(agent.obs_dim) for agent in task.agents], flat(task.state_dim), spaces, seed)
 
 
-def measure(
-    task: Task, values: dict, device: torch.device, repeats: int, count: int, official: Path | None
-) -> dict[str, float | str]:
-    """Medians and quartiles of the fast path and of the reference (and the official code), measured in turns.
+@dataclass(frozen=True)
+class Setting:
+    """What is measured.
 
-    Args:
+    Attributes:
         task: shapes.
         values: of the algorithm's config.
         device: where.
-        repeats: number of measurements of each.
-        count: updates per measurement.
+        threads: of a CPU.
+        precision: of ours and the reference; the official code has its own.
         official: checkout of the official code.
     """
-    precision = torch.get_float32_matmul_precision()
-    config = HasacConfig.from_mapping(values)
-    replay = filled_replay(task, device)
-    fast = make_updater(Hasac(task, config, device, seed=0), replay)
-    reference = ReferenceUpdater(Hasac(task, config, device, seed=0), replay)
-    for updater in (fast, reference):
-        milliseconds(updater, 6)  # graphs are recorded, buffers allocated
-    harl = None
-    if official is not None:
-        harl = official_update(official, partial(random_env, task), values, device.type == "cuda")
-        official_milliseconds(harl, precision, 3)
-    ours, theirs, officials = [], [], []
+
+    task: Task
+    values: dict[str, Any]
+    device: torch.device
+    threads: int
+    precision: str
+    official: Path | None
+
+
+def make_step(kind: str, setting: Setting) -> tuple[Callable[[], Any], str]:
+    """One update of a kind ("ours", "reference", "official") as a function, and which path it takes."""
+    torch.set_num_threads(setting.threads)
+    task, values, device = setting.task, setting.values, setting.device
+    if kind == "official":
+        assert setting.official is not None
+        runner = official_update(setting.official, partial(random_env, task), values, device.type == "cuda")
+        torch.set_num_threads(setting.threads)
+        return runner.train, "official"
+    torch.set_float32_matmul_precision(setting.precision)
+    hasac, replay = Hasac(task, HasacConfig.from_mapping(values), device, seed=0), filled_replay(task, device)
+    updater = make_updater(hasac, replay) if kind == "ours" else ReferenceUpdater(hasac, replay)
+    return updater.step, getattr(updater, "description", kind)
+
+
+def serve(pipe: Connection, kind: str, setting: Setting) -> None:
+    """In a process of its own: measure whenever a number of updates comes in."""
+    step, description = make_step(kind, setting)
+    milliseconds(step, setting.device, 6)  # graphs are recorded, buffers allocated
+    pipe.send(description)
+    while (count := pipe.recv()) is not None:
+        pipe.send(milliseconds(step, setting.device, count))
+
+
+def measure(setting: Setting, repeats: int, count: int) -> dict[str, float | str]:
+    """Medians and quartiles of the path that trains, the reference, and perhaps the official code, measured in turns.
+
+    Args:
+        setting: what is measured.
+        repeats: number of measurements of each.
+        count: updates per measurement of ours; of the others a tenth.
+    """
+    kinds = ["ours", "reference", *(["official"] if setting.official else [])]
+    context, pipes, processes = multiprocessing.get_context("spawn"), {}, []
+    for kind in kinds:
+        pipes[kind], theirs = context.Pipe()
+        processes.append(context.Process(target=serve, args=(theirs, kind, setting)))
+        processes[-1].start()
+        theirs.close()
+    paths = {kind: pipes[kind].recv() for kind in kinds}
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(repeats):
-        ours.append(milliseconds(fast, count))
-        theirs.append(milliseconds(reference, max(1, count // 10)))
-        if harl is not None:
-            officials.append(official_milliseconds(harl, precision, max(1, count // 10)))
-    low, median, high = np.percentile(ours, [25, 50, 75])
-    beside: dict[str, float | str] = {}
-    if officials:
-        beside["official_ms"] = round(float(np.median(officials)), 4)
-        beside["official_ratio"] = round(float(np.median(officials) / median), 3)
-    if device.type == "cpu":
-        beside["products_ms"] = round(products_milliseconds(fast.step), 2)
-        if harl is not None:
-            one = partial(official_milliseconds, harl, precision, 1)
-            beside["official_products_ms"] = round(products_milliseconds(one), 2)
-    return beside | {
-        "path": fast.description,
-        "ms": round(float(median), 4),
-        "ms_low": round(float(low), 4),
-        "ms_high": round(float(high), 4),
-        "reference_ms": round(float(np.median(theirs)), 4),
-        "ratio": round(float(np.median(theirs) / median), 3),
-    }
+        for kind in kinds:
+            pipes[kind].send(count if kind == "ours" else max(2, count // 10))
+            times[kind].append(pipes[kind].recv())
+    for pipe, process in zip(pipes.values(), processes):
+        pipe.send(None)
+        process.join()
+    low, median, high = np.percentile(times["ours"], [25, 50, 75])
+    result: dict[str, float | str] = {"path": paths["ours"]}
+    result |= {"ms": round(float(median), 4), "ms_low": round(float(low), 4), "ms_high": round(float(high), 4)}
+    for kind, ratio in (("reference", "ratio"), ("official", "official_ratio")):
+        if kind in kinds:
+            other = float(np.median(times[kind]))
+            result |= {f"{kind}_ms": round(other, 4), ratio: round(other / float(median), 3)}
+    return result
 
 
 def processor() -> str:
@@ -194,8 +203,6 @@ def main() -> None:
     if options.official:
         table.add_column("official ms")
         table.add_column("ratio")
-    if device.type == "cpu":
-        table.add_column("products ms")
     rows = []
     for shape in options.shapes.split(","):
         if shape not in SHAPES:
@@ -207,15 +214,12 @@ def main() -> None:
             values["matmul_precision"] = options.precision
             if task.is_discrete:
                 values["actor_gradient"] = gradient
-            count = 50 if device.type == "cuda" else 2
-            result = measure(task, values, device, options.repeats, count, options.official)
+            setting = Setting(task, values, device, options.threads, options.precision, options.official)
+            result = measure(setting, options.repeats, count=50 if device.type == "cuda" else 10)
             spread = f"{result['ms_low']:.2f} to {result['ms_high']:.2f}"
             numbers = [f"{result['reference_ms']:.1f}", f"{result['ratio']:.1f}"]
             if options.official:
                 numbers += [f"{result['official_ms']:.1f}", f"{result['official_ratio']:.1f}"]
-            if device.type == "cpu":
-                both = [f"{result[key]:.1f}" for key in ("products_ms", "official_products_ms") if key in result]
-                numbers.append(" / ".join(both))
             table.add_row(f"({shape}) {name}", gradient, f"{result['ms']:.2f}", spread, *numbers)
             about = {"shape": shape, "task": name, "actor_gradient": gradient, "device": where}
             about |= {"precision": options.precision, "batch": options.batch, "hidden": options.hidden}

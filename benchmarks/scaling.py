@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from learner import measure, processor
+from learner import Setting, measure, processor
 from stepping import make, steps_per_second
 
 from plugin_hasac.components.task import Task
@@ -39,7 +39,8 @@ def update(axis: str, value: int, device: torch.device, repeats: int) -> dict[st
     shape = {"agents": 5, "state": 98, "batch": 1000} | {axis: value}
     task = Task.discrete(shape["agents"], 72, shape["state"], 12, 70)
     values = {"replay_batch_size": shape["batch"], "hidden_sizes": [256, 256], "actor_gradient": "gumbel"}
-    return measure(task, values, device, repeats, 20 if device.type == "cuda" else 1, None)
+    setting = Setting(task, values, device, torch.get_num_threads(), "highest", None)
+    return measure(setting, repeats, 20 if device.type == "cuda" else 2)
 
 
 def step(n_envs: int, workers: int, repeats: int) -> dict[str, Any]:

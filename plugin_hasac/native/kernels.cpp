@@ -31,13 +31,14 @@ using Real = float;
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int64_t VECTOR_BYTES = 64, TILE_ROWS = 8, BLOCK_ROWS = 128;
+constexpr int64_t VECTOR_BYTES = 64, TILE_ROWS = 12;
 #elif defined(__AVX__)
-constexpr int64_t VECTOR_BYTES = 32, TILE_ROWS = 6, BLOCK_ROWS = 96;
+constexpr int64_t VECTOR_BYTES = 32, TILE_ROWS = 6;
 #else
-constexpr int64_t VECTOR_BYTES = 16, TILE_ROWS = 6, BLOCK_ROWS = 96;
+constexpr int64_t VECTOR_BYTES = 16, TILE_ROWS = 6;
 #endif
 constexpr int64_t LANES = VECTOR_BYTES / sizeof(Real), TILE = 2 * LANES;  // numbers in a vector; columns of a tile
+constexpr int64_t BLOCK_ROWS = 96;  // that pass through all layers together: a multiple of TILE_ROWS, and of 32 (AMX)
 constexpr int64_t NARROW = 4;  // up to so many columns, a result is made of dot products
 
 using Vector = Real __attribute__((vector_size(VECTOR_BYTES)));
@@ -140,17 +141,18 @@ template <class Function> inline void with_activation(int activation, Function f
 template <bool INTERLEAVED>
 inline void multiply(int64_t depth, const Real* const* a, const Real* b, int64_t b_ld, Real* tile) {
     Vector sums[TILE_ROWS][2] = {};
+#pragma GCC unroll 4
     for (int64_t k = 0; k < depth; ++k) {
         const Vector left = *reinterpret_cast<const LooseVector*>(b + k * b_ld);
         const Vector right = *reinterpret_cast<const LooseVector*>(b + k * b_ld + LANES);
-#pragma GCC unroll 8
+#pragma GCC unroll 12
         for (int r = 0; r < TILE_ROWS; ++r) {
             const Real factor = INTERLEAVED ? a[0][k * TILE_ROWS + r] : a[r][k];
             sums[r][0] += factor * left;
             sums[r][1] += factor * right;
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < TILE_ROWS; ++r) {
         *reinterpret_cast<Vector*>(tile + r * TILE) = sums[r][0];
         *reinterpret_cast<Vector*>(tile + r * TILE + LANES) = sums[r][1];
@@ -626,7 +628,11 @@ class MatrixUnits {
 
 // Rows in multiples of what a tile holds.
 Range share_rows(int64_t rows) {
-    const int64_t grain = BLOCK_ROWS % 32 == 0 && LANES == 16 ? 32 : TILE_ROWS;
+#ifdef MATRIX_UNITS
+    const int64_t grain = PAIR;
+#else
+    const int64_t grain = TILE_ROWS;
+#endif
     const Range range = share(ceil_div(rows, grain));
     return {range.first * grain, std::min(rows, range.last * grain)};
 }
