@@ -126,7 +126,10 @@ pytestmark = pytest.mark.usefixtures("double_precision")
     ),
 )
 def test_equals_the_reference_for_every_space_and_option(task: str, values: dict[str, Any], compiled: bool) -> None:
-    assert largest_difference(values, TASKS[task], torch.device("cpu"), native.load() if compiled else None) < 1e-10
+    library = native.load() if compiled else None
+    if compiled and library is None:
+        pytest.skip(f"no compiled passes: {native.problem()}")
+    assert largest_difference(values, TASKS[task], torch.device("cpu"), library) < 1e-10
 
 
 @CUDA

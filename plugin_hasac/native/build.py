@@ -42,7 +42,11 @@ def library(*defines: str) -> ctypes.CDLL:
             path = cache_folder(Path(scratch)) / name
             if not path.is_file():
                 _compile(compiler, options, threads, path)
-            return ctypes.CDLL(str(path))
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError:  # not left whole, or for another system
+                _compile(compiler, options, threads, path)
+                return ctypes.CDLL(str(path))
     except OSError as error:
         raise BuildError(" ".join(str(error).split())[:200]) from error
 
@@ -59,10 +63,10 @@ def find_compiler() -> str:
 
 def cache_folder(instead: Path) -> Path:
     """Where libraries are kept, made if need be; ``instead`` if it cannot be written to."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plugin_hasac"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plugin_hasac"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: nobody's home
         return instead
     return folder if os.access(folder, os.W_OK) else instead
 

@@ -1,12 +1,13 @@
 // Passes through small dense networks on a CPU. What PyTorch does layer by layer, each time over the whole batch and
 // through memory, is done here for a block of rows from the first layer to the last, while it is in the cache.
 //
-// Matrices are row-major; "ld" is the distance between rows, in numbers. An index (may be null) names the row that stands
-// for row i. For a given number of threads, results are always the same. The interface is plain C, for ctypes: passes.py.
+// Matrices are row-major; "ld" is the distance between rows, in numbers. An index (may be null) names the row that
+// stands for row i. For a given number of threads, results are always the same. The interface is plain C, for ctypes:
+// library.py.
 //
 // A product is made tile by tile: a tile of the result stays in registers while both operands stream by. The right
-// operand is first packed into panels as wide as a tile, by all threads together. With bfloat16 matrix units (AMX), both
-// operands are rounded to bfloat16 when they are packed; sums stay float32.
+// operand is first packed into panels as wide as a tile, by all threads together. With bfloat16 matrix units (AMX),
+// both operands are rounded to bfloat16 when they are packed; sums stay float32.
 
 #include <algorithm>
 #include <cmath>
@@ -219,7 +220,8 @@ void pack_right(const float* b, int64_t ld, int64_t depth, int64_t width, int64_
             for (int64_t pair = 0; pair < SIDE; ++pair, out += 2 * SIDE) {
                 const int64_t k = step * STEP + 2 * pair;
                 const float* row = b + k * ld + column;
-                _mm512_storeu_si512(out, interleave(load_row(row, k < depth, lanes), load_row(row + ld, k + 1 < depth, lanes)));
+                const __m512 even = load_row(row, k < depth, lanes), odd = load_row(row + ld, k + 1 < depth, lanes);
+                _mm512_storeu_si512(out, interleave(even, odd));
             }
         }
 }
@@ -378,8 +380,9 @@ class Operands {
 
 // ------------------------------------------------------------------ products of a block of rows
 
-// What becomes of row i of a product: forwards bias and what `out` holds are added, and the activation applied; backwards
-// it is multiplied by the activation's derivative, which follows from row known_index[i] of `post` (silu: `pre`).
+// What becomes of row i of a product: forwards bias and what `out` holds are added, and the activation applied;
+// backwards it is multiplied by the activation's derivative, which follows from row known_index[i] of `post` (silu:
+// `pre`).
 struct Finish {
     Real* out;
     int64_t out_ld;
@@ -506,8 +509,10 @@ void gradient_tiles(const Real* x, int64_t x_ld, const Real* slope, int64_t slop
             const int64_t count = std::min(TILE, sums.depth - first);
             if (count < TILE) pack(x, x_ld, false, rows, sums.depth, first, panel);
             multiply<true>(rows, &strip, count < TILE ? panel : x + first, count < TILE ? TILE : x_ld, tile);
-            for (int64_t r = 0; r < count; ++r)
-                for (int64_t c = 0; c < sums.width; ++c) sums.weight[(first + r) * sums.width + c] += tile[c * TILE + r];
+            for (int64_t r = 0; r < count; ++r) {
+                Real* out = sums.weight + (first + r) * sums.width;
+                for (int64_t c = 0; c < sums.width; ++c) out[c] += tile[c * TILE + r];
+            }
         }
         return;
     }
@@ -579,7 +584,8 @@ struct Layer {
     Real *weight_grad, *bias_grad, *post, *pre;
 };
 
-// Layers with activations between them, and before them LayerNorm if there is a scale: (in) each, normalized (rows, in).
+// Layers with activations between them, and before them LayerNorm if there is a scale: (in) each, and normalized
+// (rows, in).
 struct Network {
     int64_t count;
     const Layer* layers;
@@ -653,9 +659,8 @@ void normalize(const Real* x, Real* out, int64_t width) {
 
 extern "C" {
 
-// out (rows, out) = the network's output for x (rows, in).
-// With `shift`, x is what the first layer gives before the activation, but for this (out of the first layer).
-// With `keep`, what a backward pass needs is kept.
+// out (rows, out) = the network's output for x (rows, in). If `shift` is not null, x + shift is taken for what the
+// first layer gives before the activation: (rows, hidden) and (hidden). With `keep`, what a backward pass needs is kept.
 void hasac_forward(
     const Network* network, const Real* x, int64_t x_ld, const Real* shift, int64_t rows, Real* out, int64_t out_ld,
     int keep, int half, int threads
@@ -781,8 +786,8 @@ void hasac_backward(
             sums += ceil_div((layer.in + 1) * layer.out, 16) * 16;
         }
         if (net.scale) {
-            // The layer saw z * scale + shift. From z^T slope follow the weight's gradient, and by exchanging sums those
-            // of scale and shift.
+            // The layer saw z * scale + shift. From z^T slope follow the weight's gradient, and by exchanging sums
+            // those of scale and shift.
 #pragma omp barrier
             const Range part = share(bottom.in);
             for (int64_t r = part.first; r < part.last; ++r) {
@@ -800,14 +805,19 @@ void hasac_backward(
 
 namespace {
 
-// For each of two networks with one output: its hidden layers forwards and the last one, then the hidden ones backwards.
+// For each of two networks with one output: all layers but the first forwards, then those of them that are not the last
+// backwards.
 Operands twin_operands(const Network* const* nets, bool half) {
     Operands weights(half);
     for (int twin = 0; twin < 2; ++twin) {
         const Layer* layers = nets[twin]->layers;
         const int64_t hidden = nets[twin]->count - 1;
-        for (int64_t k = 1; k <= hidden; ++k) weights.add(layers[k].weight, layers[k].out, false, layers[k].in, layers[k].out);
-        for (int64_t k = 1; k < hidden; ++k) weights.add(layers[k].weight, layers[k].out, true, layers[k].out, layers[k].in);
+        const auto add = [&](const Layer& layer, bool transposed) {
+            const int64_t depth = transposed ? layer.out : layer.in, width = transposed ? layer.in : layer.out;
+            weights.add(layer.weight, layer.out, transposed, depth, width);
+        };
+        for (int64_t k = 1; k <= hidden; ++k) add(layers[k], false);
+        for (int64_t k = 1; k < hidden; ++k) add(layers[k], true);
     }
     return weights;
 }
@@ -829,13 +839,13 @@ struct Change {
 };
 
 // The smaller of two networks of the same sizes with one output, given what their first layers give (before the
-// activation): min (…), whether it is the first's (…), and its slope in what the first layer gives (…, hidden), in rows
-// index[0..count) of all of them. If `change` is not null, what the first layers give is first changed.
+// activation): min (…), whether it is the first's (…), and its slope in what the first layer gives (…, hidden), in
+// rows index[0..count) of all of them. If `change` is not null, what the first layers give is first changed.
 // `packed` holds the weights between calls; with `renew` they have changed.
 void hasac_smaller(
     const Network* first, const Network* second, Real* first_pre, Real* second_pre, const Change* change,
-    const int64_t* index, int64_t count, Real* packed, int renew, Real* smaller, uint8_t* of_first, Real* slope, int half,
-    int threads
+    const int64_t* index, int64_t count, Real* packed, int renew, Real* smaller, uint8_t* of_first, Real* slope,
+    int half, int threads
 ) {
     const Network* nets[2] = {first, second};
     Real* pres[2] = {first_pre, second_pre};
@@ -900,8 +910,8 @@ void hasac_smaller(
                     for (int64_t i = 0; i < counts[twin]; ++i) {
                         const int64_t at = chosen[twin][i] * s_ld;
                         Real* to = hidden == 1 ? slope + places[twin][i] * width : slopes + i * s_ld;
-                        const Real* weight = nets[twin]->layers[hidden].weight;
-                        deactivate<ACTIVATION>(weight, pre(twin, hidden - 1) + at, post(twin, hidden - 1) + at, to, s_ld);
+                        const Real *before = pre(twin, hidden - 1) + at, *after = post(twin, hidden - 1) + at;
+                        deactivate<ACTIVATION>(nets[twin]->layers[hidden].weight, before, after, to, s_ld);
                     }
                 });
                 for (int64_t k = hidden - 1; k >= 1; --k) {
@@ -921,7 +931,7 @@ void hasac_smaller(
     }
 }
 
-// out (rows, size): slope (rows, width) times rows of weights[0] where of_first, else of weights[1], (size, width) each.
+// out (rows, size): slope (rows, width) times the rows of `first` where of_first, else of `second`, (size, width) each.
 void hasac_slope_in(
     const Real* slope, const uint8_t* of_first, const Real* first, const Real* second, int64_t weight_ld, Real* out,
     int64_t rows, int64_t width, int64_t size, int threads
@@ -930,8 +940,8 @@ void hasac_slope_in(
     {
         const Range range = share(rows);
         for (int64_t i = range.first; i < range.last; ++i) {
-            const Real* weight = of_first[i] ? first : second;
-            for (int64_t c = 0; c < size; ++c) out[i * size + c] = dot(slope + i * width, weight + c * weight_ld, width);
+            const Real *weight = of_first[i] ? first : second, *own = slope + i * width;
+            for (int64_t c = 0; c < size; ++c) out[i * size + c] = dot(own, weight + c * weight_ld, width);
         }
     }
 }
@@ -989,7 +999,8 @@ void hasac_gaussian_draw(
 // out (rows, 2 * size); std: of the value normalisation.
 void hasac_gaussian_slope(
     const Real* output, const Real* noise, const Real* action, int64_t action_ld, const Real* slope, int64_t rows,
-    int64_t size, double low, double high, const Real* std, const Real* alpha, const Real* weight, Real* out, int threads
+    int64_t size, double low, double high, const Real* std, const Real* alpha, const Real* weight, Real* out,
+    int threads
 ) {
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < rows; ++i) {
@@ -1047,8 +1058,8 @@ int64_t total(const Choices& choices) {
 
 extern "C" {
 
-// Discrete: a one-hot action (rows, n), and if they are not null log_prob and entropy (rows), from logits, mask and noise
-// (rows, n) each.
+// Discrete: a one-hot action (rows, n), and if they are not null log_prob and entropy (rows), from logits, mask and
+// noise (rows, n) each.
 void hasac_categorical_draw(
     const Choices* choices, const Real* logits, const uint8_t* avail, const Real* noise, int64_t rows, Real* action,
     Real* log_prob, Real* entropy, int threads
@@ -1082,8 +1093,8 @@ void hasac_categorical_draw(
 // The straight-through gradient out (rows, n); slope (rows, n) of the normalised Q; std: of the value normalisation.
 void hasac_categorical_slope(
     const Choices* choices, const Real* logits, const uint8_t* avail, const Real* noise, const Real* action,
-    int64_t action_ld, const Real* slope, int64_t rows, const Real* std, const Real* alpha, const Real* weight, Real* out,
-    int threads
+    int64_t action_ld, const Real* slope, int64_t rows, const Real* std, const Real* alpha, const Real* weight,
+    Real* out, int threads
 ) {
     const int64_t width = total(*choices);
     const std::vector<uint8_t> everything(width, 1);
