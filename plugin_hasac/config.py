@@ -181,7 +181,7 @@ class HasacConfig:
         "highest",
         _one_of("highest", "high", "medium"),
         "of float32 matrix products, as torch.set_float32_matmul_precision: 'high' and 'medium' let tensor cores or "
-        "bfloat16 units do them where there are any",
+        "bfloat16 matrix units do them where there are any",
     )
     fast_update: bool = option(
         True,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,17 @@ def test_listings(cli: Cli) -> None:
     assert {"hasac", "masac", "qmix", "simple_spread", "gymma"} <= set(names.split())
     options = cli("options").stdout
     assert "n_step" in options
+
+
+@pytest.mark.parametrize("arguments", [("options",), ("bench", "ci", "--dry-run")])
+def test_a_reader_who_has_read_enough(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "plugin_hasac", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def test_shipped_configs_hold_defaults_and_known_keys() -> None:

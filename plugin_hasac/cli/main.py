@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -90,6 +91,12 @@ def main(argv: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     try:
         COMMANDS[options.command](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads this has read enough, as in "hasac configs | head"
+        if options.command == "run":
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(1)  # as rich does
     except (UserError, RunFailedError) as error:
         print(f"hasac: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

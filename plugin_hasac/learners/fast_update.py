@@ -378,7 +378,7 @@ class FastUpdate:
             norm.copy_(self.hasac.clip(grads))
             optimizer.step()
         else:
-            norm.fill_(optimizer.clipped_step(self.library, self.config.grad_norm_clip))
+            norm.fill_(optimizer.clipped_step(self.library.adam, self.config.grad_norm_clip))
 
     # ---------------------------------------------------------------- what the critics tell an actor
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-
-from plugin_hasac.native.library import Library
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 # The kernel gives one block of a GPU to each 64k numbers of a tensor; smaller tensors use more of the GPU.
@@ -64,17 +62,19 @@ class Adam:
         )
 
     @torch.no_grad()
-    def clipped_step(self, library: Library, most: float | None) -> float:
-        """One step of all weights on a CPU, after scaling the gradients to a norm of at most ``most``; what it was."""
+    def clipped_step(self, kernel: Callable[..., float], most: float | None) -> float:
+        """One step of all weights on a CPU, after scaling the gradients to a norm of at most ``most``.
+
+        Args:
+            kernel: what does both in one go; see :meth:`Library.adam`.
+            most: no limit by default.
+
+        Returns:
+            What the norm was before.
+        """
         self._steps += 1
         vectors = self._weights[0], self._grads[0], self._firsts[0], self._seconds[0]
-        return library.adam(
-            *(vector.data_ptr() for vector in vectors),
-            vectors[0].numel(),
-            math.inf if most is None else most,
-            *(self.lr, *BETAS, EPSILON, self._steps.item()),
-            torch.get_num_threads(),
-        )
+        return kernel(*vectors, most, self.lr, *BETAS, EPSILON, self._steps.item())
 
     def state_dict(self) -> dict[str, Tensor]:
         """For a checkpoint: number of steps, and the moments ``(n,)``."""

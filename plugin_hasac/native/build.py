@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-COMPILERS = ("g++", "c++", "clang++")
+COMPILERS = ("g++", "c++")
 # As a compiler is allowed to without losing NaN and infinity: errno and floating-point traps are not used.
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 THREAD_LIBRARIES = ("libgomp", "libiomp5", "libomp")
@@ -33,9 +33,12 @@ def library(*defines: str) -> ctypes.CDLL:
         BuildError: if there is no compiler, or it fails.
     """
     compiler = find_compiler()
+    version = _run([compiler, "--version"])
+    if "clang" in version:
+        raise BuildError(f"{Path(compiler).name} is clang, whose threads are not PyTorch's: set CXX to a g++")
     threads = thread_library()
     options = [*FLAGS, *(f"-D{name}" for name in defines)]
-    parts = [SOURCE.read_text(encoding="utf-8"), _run([compiler, "--version"]), *options, threads, _processor()]
+    parts = [SOURCE.read_text(encoding="utf-8"), version, *options, threads, _processor()]
     name = f"kernels-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:20]}.so"
     try:
         with tempfile.TemporaryDirectory(prefix="plugin_hasac-") as scratch:
@@ -52,7 +55,7 @@ def library(*defines: str) -> ctypes.CDLL:
 
 
 def find_compiler() -> str:
-    """The C++ compiler: ``CXX`` or the first of :data:`COMPILERS` on the path."""
+    """GCC's C++ compiler: ``CXX`` or the first of :data:`COMPILERS` on the path."""
     wanted = (os.environ["CXX"],) if os.environ.get("CXX") else COMPILERS
     for candidate in wanted:
         path = shutil.which(candidate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from ctypes import POINTER, c_double, c_int, c_int64, c_void_p
 
 import torch
@@ -101,7 +102,7 @@ class Library:
         self.smaller, self.packed_size, self.slope_in = lib.hasac_smaller, lib.hasac_packed_size, lib.hasac_slope_in
         self.gaussian_draw, self.gaussian_slope = lib.hasac_gaussian_draw, lib.hasac_gaussian_slope
         self.categorical_draw, self.categorical_slope = lib.hasac_categorical_draw, lib.hasac_categorical_slope
-        self.categorical_exact, self.adam = lib.hasac_categorical_exact, lib.hasac_adam
+        self.categorical_exact, self._adam = lib.hasac_categorical_exact, lib.hasac_adam
         self.bfloat16 = bool(lib.hasac_bfloat16())
         self._check(dtype)
 
@@ -136,6 +137,41 @@ class Library:
             self.half,
             torch.get_num_threads(),
         )
+
+    def adam(
+        self,
+        weights: Tensor,
+        grads: Tensor,
+        firsts: Tensor,
+        seconds: Tensor,
+        most: float | None,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        step: float,
+    ) -> float:
+        """Scale gradients to a norm of at most ``most``, then one step of Adam, in place.
+
+        Args:
+            weights: ``(n,)``.
+            grads: ``(n,)``.
+            firsts: first moments, ``(n,)``.
+            seconds: second moments, ``(n,)``.
+            most: no limit if ``None``.
+            lr: learning rate.
+            beta1: decay of the first moments.
+            beta2: decay of the second moments.
+            epsilon: added to the root of the second moments.
+            step: its number, from 1.
+
+        Returns:
+            What the norm was before.
+        """
+        vectors = (vector.data_ptr() for vector in (weights, grads, firsts, seconds))
+        limit = math.inf if most is None else most
+        settings = lr, beta1, beta2, epsilon, step
+        return self._adam(*vectors, weights.numel(), limit, *settings, torch.get_num_threads())
 
     def _check(self, dtype: torch.dtype) -> None:
         """A broken compiler, or a wrong one for this processor, is noticed here."""
