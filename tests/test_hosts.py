@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT, Cli
+from sacred.utils import IntervalTimer
 from starcraft_stand_in import install
 
 from plugin_hasac.errors import UserError
@@ -221,6 +223,14 @@ def test_a_host_that_waits_for_records_has_them_written_instead() -> None:
     module.time.sleep(60)
     assert written == [1]
     assert module.time.monotonic() - started < 30
+    event, timer = IntervalTimer.create(lambda: None, interval=60)
+    timer.start()
+    try:
+        assert timer in threading.enumerate()
+        assert module.threading.enumerate() == [thread for thread in threading.enumerate() if thread is not timer]
+    finally:
+        event.set()
+        timer.join()
     assert time.sleep is not module.time.sleep
 
 

@@ -35,7 +35,8 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     shipped = {f"configs/{path.relative_to(ROOT / 'config').as_posix()}" for path in (ROOT / "config").rglob("*.yaml")}
     shipped |= {f"references/{path.name}" for path in (ROOT / "results" / "reference").glob("*.yaml")}
     assert packed == shipped
-    assert (installed / "plugin_hasac" / "bench" / "templates" / "report.html").is_file()
+    for name in ("bench/templates/report.html", "native/kernels.cpp"):
+        assert (installed / "plugin_hasac" / name).is_file()
     code = """
 from plugin_hasac.bench.reference import find_reference, read_references
 from plugin_hasac.hosts import find_host

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from plugin_hasac.components.task import Task
-from plugin_hasac.hosts.pymarlzooplus import _build_env
+from plugin_hasac.hosts.pymarlzooplus import PymarlzooplusRunner, _build_env
 from plugin_hasac.vector.contract import Outcome
 from plugin_hasac.vector.vector_env import VectorEnv
 
@@ -20,7 +20,8 @@ FORAGING = ("gymma", {"key": "lbforaging:Foraging-5x5-2p-1f-coop-v3", "time_limi
 
 def vector_env(name: str, env_args: dict[str, Any], n_envs: int, workers: int, *, auto_reset: bool = True) -> VectorEnv:
     makers = [partial(_build_env, name, env_args, True, seed) for seed in range(n_envs)]
-    return VectorEnv(makers[0]().task, makers, range(n_envs), workers=workers, auto_reset=auto_reset)
+    preload = PymarlzooplusRunner.bridge.worker_modules
+    return VectorEnv(makers[0]().task, makers, range(n_envs), workers=workers, auto_reset=auto_reset, preload=preload)
 
 
 def record(name: str, env_args: dict[str, Any], workers: int, n_envs: int = 5, steps: int = 25) -> list[np.ndarray]:

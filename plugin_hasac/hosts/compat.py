@@ -7,6 +7,7 @@ import collections.abc
 import importlib.util
 import os
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable
@@ -77,10 +78,18 @@ def finish_sacred_records(modules: list[types.ModuleType]) -> None:
 
 
 def write_instead_of_waiting(module: types.ModuleType, write: Callable[[], None]) -> None:
-    """PyMARLzoo+ sleeps for 10 s before it plots, until sacred has written its records.
+    """PyMARLzoo+ sleeps for 10 s before it plots, until sacred has written its records, and 2 s for sacred's thread.
+
+    That thread ends with the run, so waiting for it inside is in vain.
 
     Args:
-        module: the host's, which holds ``time``; its loop never sleeps otherwise.
+        module: the host's, which holds ``time`` and ``threading``; its loop never sleeps otherwise.
         write: writes the records.
     """
+    from sacred.utils import IntervalTimer
+
+    def others() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if not isinstance(thread, IntervalTimer)]
+
     vars(module)["time"] = _Altered(time, sleep=lambda _seconds: write())
+    vars(module)["threading"] = _Altered(threading, enumerate=others)
