@@ -39,7 +39,7 @@ step() { # step TEXT COMMAND…: quiet unless it fails
 step "virtual environment with $("$python" --version)" "$python" -m venv --clear .venv
 # --no-compile: Python compiles what is imported, when it is; everything at once takes longer than the rest.
 pip=(.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-compile)
-step "packages (a minute or more the first time)" "${pip[@]}" -r requirements.txt
+step "packages (a few minutes the first time)" "${pip[@]}" -r requirements.txt
 step "$host" "${pip[@]}" --no-deps "$host"
 step "$marl_eval" "${pip[@]}" --no-deps "$marl_eval"
 step "plugin_hasac" "${pip[@]}" --no-deps --no-build-isolation --editable .
