@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -43,13 +44,10 @@ def library(*defines: str) -> ctypes.CDLL:
     try:
         with tempfile.TemporaryDirectory(prefix="plugin_hasac-") as scratch:
             path = cache_folder(Path(scratch)) / name
-            if not path.is_file():
-                _compile(compiler, options, threads, path)
-            try:
+            with suppress(OSError):  # none is there yet, it was not left whole, or it is for another system
                 return ctypes.CDLL(str(path))
-            except OSError:  # not left whole, or for another system
-                _compile(compiler, options, threads, path)
-                return ctypes.CDLL(str(path))
+            _compile(compiler, options, threads, path)
+            return ctypes.CDLL(str(path))
     except OSError as error:
         raise BuildError(" ".join(str(error).split())[:200]) from error
 
